@@ -1,0 +1,1 @@
+"""What speaks to Azure: clouds, credential, client, budget headers and errors."""

@@ -1,0 +1,247 @@
+"""The command ``vmss-upgrade-exporter``: commands, flags, exit codes.
+
+Exit codes: 0 fine, 1 a failure at run time, 2 a wrong configuration or flag. A foreseeable fault is one clear line
+on standard error, never a traceback.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import sys
+import tempfile
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from math import inf, nan
+from pathlib import Path
+from time import time
+
+from exporter import __version__, daemon
+from exporter.config import ConfigError, load
+from exporter.log import FORMATS, LEVELS, configure, fields
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.server import Simulator, config_for, running
+from exporter.web import Address, parse_address
+
+NAME = "vmss-upgrade-exporter"
+DEFAULT_PORT = 9847
+FAILURE = 1
+WRONG_USE = 2
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    flags = _parser().parse_args(arguments)
+    configure(flags.log_level, flags.log_format)
+    try:
+        _COMMANDS[flags.command](flags)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return WRONG_USE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{NAME}: {where}{error.strerror or error}", file=sys.stderr)
+        return FAILURE
+    return 0
+
+
+def _run(flags: Namespace) -> None:
+    config = load(flags.config_file)
+    asyncio.run(daemon.run(config, _addresses(flags), flags.telemetry_path))
+
+
+def _check(flags: Namespace) -> None:
+    config = load(flags.config_file)
+    named = len(config.named_scale_sets())
+    discovering = sum(subscription.discovery is not None for subscription in config.subscriptions)
+    print(
+        f"{flags.config_file}: fine: {len(config.subscriptions)} subscriptions, {named} scale sets named, "
+        f"discovery in {discovering} subscriptions"
+    )
+
+
+def _simulate(flags: Namespace) -> None:
+    async def simulate() -> None:
+        async with _simulated_azure(flags):
+            await _told_to_stop()
+
+    asyncio.run(simulate())
+
+
+def _demo(flags: Namespace) -> None:
+    async def demonstrate() -> None:
+        async with _simulated_azure(flags) as (fleet, url):
+            # Where azure-identity's managed identity looks for its token, as on App Service.
+            os.environ.update(IDENTITY_ENDPOINT=f"{url}/token", IDENTITY_HEADER="simulator")
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "config.yaml")
+                file.write_text(config_for(fleet, url))  # noqa: ASYNC240 - nobody waits yet
+                config = load(file)
+            await daemon.run(config, _addresses(flags), flags.telemetry_path)
+
+    asyncio.run(demonstrate())
+
+
+@asynccontextmanager
+async def _simulated_azure(flags: Namespace) -> AsyncIterator[tuple[Fleet, str]]:
+    fleet = Fleet(
+        subscriptions=flags.simulator_subscriptions,
+        scale_sets=flags.simulator_scale_sets,
+        seed=flags.simulator_seed,
+        speed=flags.simulator_speed,
+        epoch=time(),
+    )
+    simulator = Simulator(fleet, faults=flags.simulator_faults)
+    async with running(simulator, flags.simulator_listen_address) as url:
+        log.info("simulating Azure", extra=fields(endpoint=url, scale_sets=len(fleet.scale_sets)))
+        if flags.simulator_config_out is not None:
+            flags.simulator_config_out.write_text(config_for(fleet, url))
+        yield fleet, url
+
+
+async def _told_to_stop() -> None:
+    stopping = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
+    await stopping.wait()
+
+
+def _addresses(flags: Namespace) -> list[Address]:
+    addresses: list[Address] = flags.listen_addresses or [Address(None, DEFAULT_PORT)]
+    return addresses
+
+
+_COMMANDS = {None: _run, "check": _check, "demo": _demo, "simulate": _simulate}
+
+_DEFAULTS = {
+    "config_file": Path("config.yaml"),
+    "listen_addresses": [],
+    "telemetry_path": "/metrics",
+    "log_level": "info",
+    "log_format": "logfmt",
+}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=NAME,
+        description="Prometheus exporter for the OS upgrades of Azure virtual machine scale sets.",
+        epilog="Without a command it runs the daemon.",
+        parents=[_config_flags(), _web_flags(), _log_flags()],
+    )
+    parser.set_defaults(**_DEFAULTS)
+    version = f"{NAME} {__version__} (Python {platform.python_version()})"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="")
+    text = "run the daemon on a simulated Azure fleet, no cloud account needed"
+    commands.add_parser(
+        "demo", help=text, description=text, parents=[_web_flags(), _simulator_flags(), _log_flags()]
+    )
+    text = "run only the simulated Azure, for other tools to talk to"
+    commands.add_parser("simulate", help=text, description=text, parents=[_simulator_flags(), _log_flags()])
+    text = "validate the configuration"
+    commands.add_parser("check", help=text, description=text, parents=[_config_flags(), _log_flags()])
+    return parser
+
+
+def _flags() -> ArgumentParser:
+    """Return a parser of flags that several commands share; what is not given is left to ``_DEFAULTS``."""
+    return ArgumentParser(add_help=False, argument_default=SUPPRESS)
+
+
+def _config_flags() -> ArgumentParser:
+    flags = _flags()
+    flags.add_argument(
+        "--config.file", dest="config_file", type=Path, metavar="FILE", help="configuration (config.yaml)"
+    )
+    return flags
+
+
+def _web_flags() -> ArgumentParser:
+    flags = _flags()
+    flags.add_argument(
+        "--web.listen-address",
+        dest="listen_addresses",
+        type=_address,
+        action="append",
+        metavar="HOST:PORT",
+        help=f"where to listen, repeatable; port 0 picks a free one (:{DEFAULT_PORT})",
+    )
+    flags.add_argument(
+        "--web.telemetry-path",
+        dest="telemetry_path",
+        type=_path,
+        metavar="PATH",
+        help="of the metrics (/metrics)",
+    )
+    return flags
+
+
+def _log_flags() -> ArgumentParser:
+    flags = _flags()
+    flags.add_argument("--log.level", dest="log_level", choices=LEVELS, help="least level to log (info)")
+    flags.add_argument("--log.format", dest="log_format", choices=FORMATS, help="of the log lines (logfmt)")
+    return flags
+
+
+def _simulator_flags() -> ArgumentParser:
+    flags = ArgumentParser(add_help=False)
+    for name, kind, default, text in (
+        ("listen-address", str, "127.0.0.1:0", "where the simulated Azure listens"),
+        ("subscriptions", _at_least_one, 2, "how many subscriptions it has"),
+        ("scale-sets", _at_least_one, 12, "how many scale sets it has in all"),
+        ("seed", int, 1, "the same seed gives the same fleet"),
+        ("speed", _positive, 60.0, "how much faster than Azure its rollouts go"),
+        ("faults", _share, 0.0, "share of requests answered by a scripted fault, 0 to 1"),
+        ("config-out", Path, None, "write a configuration that polls this simulator"),
+    ):
+        flags.add_argument(
+            f"--simulator.{name}",
+            dest=f"simulator_{name.replace('-', '_')}",
+            type=kind,
+            default=default,
+            metavar="FILE" if kind is Path else name.upper(),
+            help=text if default is None else f"{text} ({default})",
+        )
+    return flags
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ArgumentTypeError(f"must begin with /, not {text!r}")
+    return text
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda number: 0 < number < inf, "a number above 0")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, fits: Callable[[float], bool], what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not fits(number):
+        raise ArgumentTypeError(f"must be {what}, not {text!r}")
+    return number

@@ -1,0 +1,169 @@
+"""One poll from ring to store; owns the tasks in flight, at most one a scale set.
+
+The only place that catches a poll's errors. Knows nothing of the clock, of budgets or of what a scrape looks like.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from time import perf_counter, time
+
+from exporter.azure.client import Client
+from exporter.azure.errors import Malformed, PollError, Throttled
+from exporter.history import History, UpgradeState, parse_history
+from exporter.history import Malformed as MalformedHistory
+from exporter.log import fields
+from exporter.plan import Due, Plan, Turn
+from exporter.scale_set import ScaleSet
+from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success
+from exporter.store import Store
+from exporter.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class Poller:
+    """Polls scale sets, at most ``concurrency`` at a time, each within ``timeout_seconds``.
+
+    ``clock`` is the one that the plans go by.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        *,
+        concurrency: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._telemetry = telemetry
+        self._clock = clock
+        self._slots = asyncio.Semaphore(concurrency)
+        self._timeout_seconds = timeout_seconds
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, turn: Turn, plan: Plan) -> None:
+        """Start the polls whose turn it is, and mark those that a pause keeps waiting."""
+        for due in turn.polls:
+            task = asyncio.create_task(self._run(due, plan))
+            self._tasks[due.scale_set_id] = task
+            task.add_done_callback(partial(self._ended, due.scale_set_id))
+        for due in turn.throttled:
+            self._telemetry.polls_skipped.labels("throttled").inc()
+            self._store.write(after_pause(self._store[due.scale_set_id]))
+
+    async def retire(self, scale_set_ids: Iterable[str]) -> None:
+        """Stop the polls of these scale sets, and wait until they have stopped."""
+        tasks = [self._tasks[key] for key in scale_set_ids if key in self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let the polls in flight end, but no longer than the grace."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
+        await self.retire(tuple(self._tasks))
+
+    def _ended(self, scale_set_id: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(scale_set_id) is task:
+            del self._tasks[scale_set_id]
+
+    async def _run(self, due: Due, plan: Plan) -> None:
+        key = due.scale_set_id
+        async with self._slots:
+            scale_set = self._store[key].scale_set
+            self._telemetry.poll_delay.observe(max(0.0, self._clock() - due.since))
+            started = perf_counter()
+            outcome = await self._poll(scale_set, plan)
+            self._telemetry.poll_duration.observe(perf_counter() - started)
+        self._count(scale_set.subscription_id, outcome)
+        before = self._store[key]  # a reload may have given it new labels meanwhile
+        if isinstance(outcome, PollError):
+            if isinstance(outcome, Throttled):
+                self._pause(scale_set.subscription_id, outcome.retry_after, plan)
+            after = after_failure(before, outcome.reason, str(outcome), time())
+        else:
+            after = after_success(before, outcome, time())
+        latest = after.latest_seen
+        found = after.failure is not Reason.NOT_FOUND
+        active = found and latest is not None and latest.state.active
+        plan.finished(key, self._clock(), active=active, found=found)
+        self._store.write(replace(after, interval=plan.interval(key)))
+        _log_health(before, after, outcome)
+        _log_upgrade(before, after)
+
+    async def _poll(self, scale_set: ScaleSet, plan: Plan) -> History | PollError:
+        def spend() -> None:
+            plan.spend(1, self._clock())
+
+        try:
+            answer = await self._client.upgrade_history(scale_set, self._timeout_seconds, spend)
+            history = parse_history(answer.pages)
+        except PollError as error:
+            return error
+        except Exception:
+            # Ours to mend; but it must not take the scale set out of the plan, nor hide.
+            log.exception("defect in a poll", extra=_identity(scale_set))
+            return Malformed("a defect of the exporter, see its log")
+        if isinstance(history, MalformedHistory):
+            return Malformed(history.why, request_id=answer.request_id, excerpt=answer.excerpt)
+        return history
+
+    def _count(self, subscription_id: str, outcome: History | PollError) -> None:
+        self._telemetry.polls.labels(subscription_id).inc()
+        if isinstance(outcome, PollError):
+            self._telemetry.poll_failures.labels(subscription_id, outcome.reason.value).inc()
+        else:
+            for field in outcome.unrecognised:
+                self._telemetry.unrecognised_values.labels(field).inc()
+
+    def _pause(self, subscription_id: str, seconds: float, plan: Plan) -> None:
+        plan.pause(self._clock() + seconds)
+        self._telemetry.azure_paused_until.labels(subscription_id).set(time() + seconds)
+        log.warning(
+            "throttled by Azure", extra=fields(subscription_id=subscription_id, paused_seconds=seconds)
+        )
+
+
+def _identity(scale_set: ScaleSet) -> dict[str, dict[str, object]]:
+    return fields(
+        subscription_id=scale_set.subscription_id,
+        resource_group=scale_set.resource_group,
+        scale_set=scale_set.name,
+    )
+
+
+def _log_health(before: Snapshot, after: Snapshot, outcome: History | PollError) -> None:
+    """Write a line when polls begin to fail, fail for another reason, or succeed again."""
+    if before.failure is after.failure:
+        return
+    line = _identity(after.scale_set)
+    if isinstance(outcome, PollError):
+        line["fields"] |= {"reason": outcome.reason.value, "error": str(outcome)}
+        line["fields"] |= {"request_id": outcome.request_id} if outcome.request_id else {}
+        line["fields"] |= {"excerpt": outcome.excerpt} if outcome.excerpt else {}
+        log.warning("poll failed", extra=line)
+    else:
+        log.info("poll succeeds again", extra=line)
+
+
+def _log_upgrade(before: Snapshot, after: Snapshot) -> None:
+    """Write a line when the latest upgrade is another one, or in another state; at first sight only if Faulted."""
+    old, new = before.latest_seen, after.latest_seen
+    if new is None or (old is not None and (old.start, old.state) == (new.start, new.state)):
+        return
+    faulted = new.state is UpgradeState.FAULTED
+    if old is None and not faulted:
+        return
+    line = _identity(after.scale_set)
+    line["fields"] |= {"state": new.state.value}
+    if new.error is not None:
+        line["fields"] |= {"code": new.error.code, "error": new.error.message}
+    log.log(logging.WARNING if faulted else logging.INFO, "upgrade changed", extra=line)

@@ -1,0 +1,45 @@
+"""The clock: rings jobs at intervals. The only home of APScheduler.
+
+It only rings. A job is an ``async def`` that starts things and returns soon; who started something owns it.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+Job = Callable[[], Awaitable[None]]
+
+
+class Schedule:
+    """Jobs that ring in the running event loop until ``stop``."""
+
+    def __init__(self) -> None:
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            job_defaults={
+                "coalesce": True,
+                "max_instances": 1,
+                "misfire_grace_time": None,  # the default of one second loses runs after a stall
+            },
+        )
+
+    def every(self, seconds: float, name: str, job: Job) -> None:
+        """Ring ``job`` now and then every so many seconds; a job of the same name is replaced."""
+        self._scheduler.add_job(
+            job,
+            "interval",
+            seconds=seconds,
+            id=name,
+            replace_existing=True,
+            next_run_time=datetime.now(UTC),
+        )
+
+    def start(self) -> None:
+        """Begin to ring."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Ring no more."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)

@@ -1,0 +1,106 @@
+"""What we know of one scale set, and how a poll changes it.
+
+Pure: each function makes a new snapshot of an old one and the news; ``now`` comes in. Knows nothing of requests,
+metrics or storage. Times are seconds since the epoch.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from exporter.history import History, Upgrade
+from exporter.scale_set import ScaleSet
+
+
+class Reason(Enum):
+    """Why a poll failed."""
+
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    THROTTLED = "throttled"
+    BAD_REQUEST = "bad_request"
+    SERVER_ERROR = "server_error"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One scale set as we know it. ``None`` means: not known, or not any more."""
+
+    scale_set: ScaleSet
+    interval: float
+    """Seconds between two polls, as now in force."""
+    history: History | None = None
+    """The last good answer; ``None`` before the first, after ``max_age`` and when the scale set is not found."""
+    last_poll: float | None = None
+    """When the last poll ended, good or bad."""
+    last_success: float | None = None
+    """When the last good poll ended."""
+    last_progress: float | None = None
+    """When state or counts of ``latest_seen`` were last seen to change; its start until then."""
+    latest_seen: Upgrade | None = None
+    """The latest upgrade of the last good answer, kept after ``history`` goes: an outage is no progress."""
+    failure: Reason | None = None
+    """Why the last poll failed; ``None`` after a good one."""
+    failure_message: str = ""
+    """The failure in words, for people; never a label."""
+
+    @property
+    def polled(self) -> bool:
+        """Whether a first poll has told anything, good or bad."""
+        return self.failure is not None or self.last_success is not None
+
+    @property
+    def latest(self) -> Upgrade | None:
+        """The latest upgrade of ``history``."""
+        return None if self.history is None else self.history.latest
+
+
+def after_success(before: Snapshot, history: History, now: float) -> Snapshot:
+    """Return what is known after a poll that brought ``history``.
+
+    Most polls bring what the one before brought; then the very same object stays, so that whoever looks can tell
+    by identity that nothing about the upgrades has changed.
+    """
+    if before.history == history:
+        history = before.history
+    latest = history.latest
+    return replace(
+        before,
+        history=history,
+        last_poll=now,
+        last_success=now,
+        last_progress=_last_progress(before, latest, now),
+        latest_seen=latest,
+        failure=None,
+        failure_message="",
+    )
+
+
+def after_failure(before: Snapshot, reason: Reason, message: str, now: float) -> Snapshot:
+    """Return what is known after a poll that failed: the last good history stays, unless the scale set is gone."""
+    failed = replace(before, last_poll=now, failure=reason, failure_message=message)
+    return without_history(failed) if reason is Reason.NOT_FOUND else failed
+
+
+def after_pause(before: Snapshot) -> Snapshot:
+    """Return what is known when a poll was due while the subscription is paused: no poll, yet no fresh data."""
+    return replace(before, failure=Reason.THROTTLED, failure_message="the subscription is paused")
+
+
+def without_history(before: Snapshot) -> Snapshot:
+    """Return what is known once the last good history is too old to be served, or void."""
+    return replace(before, history=None)
+
+
+def _last_progress(before: Snapshot, latest: Upgrade | None, now: float) -> float | None:
+    if latest is None:
+        return None
+    previous = before.latest_seen
+    if previous is None or previous.start != latest.start:
+        return latest.start
+    if (previous.state, previous.progress) != (latest.state, latest.progress):
+        return now
+    return before.last_progress

@@ -1,0 +1,136 @@
+"""A snapshot per scale set, rendered once per poll; a scrape joins bytes.
+
+For each family the store keeps blocks of up to 128 scale sets. A block is one ``bytes`` with the lines of all of
+them; a poll replaces pieces, and the next scrape re-joins only the blocks in which it did. A scale set that leaves
+takes its lines along. Knows nothing of polls or HTTP.
+"""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import accumulate, islice, pairwise
+
+from exporter.families import FAMILIES, POLL_FAMILIES, render, upgrades_differ
+from exporter.scale_set import Difference, ScaleSet
+from exporter.snapshot import Snapshot, without_history
+
+BLOCK_SIZE = 128
+"""Scale sets a block: small enough to re-join in microseconds, large enough that a scrape handles few pieces."""
+
+
+class _Block:
+    """The lines that one family has for up to ``BLOCK_SIZE`` scale sets."""
+
+    __slots__ = ("_bounds", "_joined", "_replaced")
+
+    def __init__(self) -> None:
+        self._joined = b""
+        self._bounds = array("I", [0] * (BLOCK_SIZE + 1))
+        self._replaced: dict[int, bytes] = {}
+
+    def replace(self, place: int, piece: bytes) -> None:
+        self._replaced[place] = piece
+
+    def join(self) -> bytes:
+        if self._replaced:
+            pieces = [self._joined[start:end] for start, end in pairwise(self._bounds)]
+            for place, piece in self._replaced.items():
+                pieces[place] = piece
+            self._joined = b"".join(pieces)
+            self._bounds = array("I", accumulate(map(len, pieces), initial=0))
+            self._replaced = {}
+        return self._joined
+
+
+class Store:
+    """Holds a snapshot for each scale set of the moment, and their lines."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[str, Snapshot] = {}
+        self._slots: dict[str, int] = {}
+        self._free: list[int] = []
+        self._blocks: list[list[_Block]] = [[] for _ in FAMILIES]
+        self._failing: set[str] = set()
+        self.version = 0
+        """Goes up with every change of a line."""
+
+    def __len__(self) -> int:
+        return len(self._snapshots)
+
+    def __getitem__(self, scale_set_id: str) -> Snapshot:
+        return self._snapshots[scale_set_id]
+
+    def snapshots(self) -> Iterable[Snapshot]:
+        """Return all snapshots, in no order that means anything."""
+        return self._snapshots.values()
+
+    def apply(self, difference: Difference) -> None:
+        """Drop the scale sets that are gone, hold the new ones, give changed ones what is new about them."""
+        for scale_set in difference.gone:
+            self._drop(scale_set)
+        for scale_set in difference.changed:
+            self.write(replace(self[scale_set.id], scale_set=scale_set))
+        for scale_set in difference.new:
+            self._hold(Snapshot(scale_set, scale_set.interval))
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Take what a poll made known; ignored for a scale set that the store does not hold (any more)."""
+        key = snapshot.scale_set.id
+        before = self._snapshots.get(key)
+        if before is None:
+            return
+        self._snapshots[key] = snapshot
+        if snapshot.failure is not None and snapshot.history is not None:
+            self._failing.add(key)
+        else:
+            self._failing.discard(key)
+        self._render(snapshot, everything=upgrades_differ(before, snapshot))
+
+    def expire(self, now: float, max_age: float, at_most: int) -> bool:
+        """Take away good answers more than ``max_age`` seconds old of scale sets whose polls fail.
+
+        Does so for some of them, and returns whether there may be more.
+        """
+        failing = (self._snapshots[key] for key in self._failing)
+        outdated = (each for each in failing if each.last_success and now - each.last_success > max_age)
+        some = tuple(islice(outdated, at_most))
+        for snapshot in some:
+            self.write(without_history(snapshot))
+        return len(some) == at_most
+
+    def exposition(self) -> list[bytes]:
+        """Return the lines of all families with their headers, in pieces, as they are at this moment."""
+        pieces = []
+        for family, blocks in zip(FAMILIES, self._blocks, strict=True):
+            pieces.append(family.header)
+            pieces += [block.join() for block in blocks]
+        return pieces
+
+    def _hold(self, snapshot: Snapshot) -> None:
+        key = snapshot.scale_set.id
+        slot = self._free.pop() if self._free else len(self._slots)
+        if slot == len(self._blocks[0]) * BLOCK_SIZE:
+            for blocks in self._blocks:
+                blocks.append(_Block())
+        self._snapshots[key] = snapshot
+        self._slots[key] = slot
+        self._render(snapshot, everything=True)
+
+    def _drop(self, scale_set: ScaleSet) -> None:
+        key = scale_set.id
+        del self._snapshots[key]
+        self._failing.discard(key)
+        slot = self._slots.pop(key)
+        self._free.append(slot)
+        self._replace(slot, [b""] * len(FAMILIES))
+
+    def _render(self, snapshot: Snapshot, *, everything: bool) -> None:
+        """Render a scale set, or where nothing else can have changed, what each poll changes."""
+        families = FAMILIES if everything else POLL_FAMILIES
+        self._replace(self._slots[snapshot.scale_set.id], render(families, snapshot))
+
+    def _replace(self, slot: int, pieces: list[bytes]) -> None:
+        index, place = divmod(slot, BLOCK_SIZE)
+        for blocks, piece in zip(self._blocks, pieces, strict=False):  # POLL_FAMILIES stand first
+            blocks[index].replace(place, piece)
+        self.version += 1
