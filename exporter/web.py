@@ -160,7 +160,11 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.host and ":" in self.host else f"{self.host or ''}:{self.port}"
+        return (
+            f"[{self.host}]:{self.port}"
+            if self.host and ":" in self.host
+            else f"{self.host or ''}:{self.port}"
+        )
 
 
 def parse_address(text: str) -> Address:
@@ -197,44 +201,6 @@ class Server:
     async def stop(self) -> None:
         """Stop listening, let answers on their way end within a second, close all connections."""
         await self._runner.cleanup()
-
-
-_LAST_PORT:
-        raise ValueError(f"must be host:port, [address]:port or :port, not {text!r}")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"an IPv6 address stands in brackets, as in [::1]:9847, not {text!r}")
-    return Address(host or None, int(port))
-
-
-class Server:
-    """Serves an application on some addresses."""
-
-    def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-
-    async def start(self, addresses: Iterable[Address]) -> list[str]:
-        """Listen; return the addresses as ``host:port``, the ports that were picked filled in.
-
-        Raises ``OSError``, with a text that names the address, where one cannot be had.
-        """
-        await self._runner.setup()
-        for address in addresses:
-            try:
-                await web.TCPSite(self._runner, address.host, address.port).start()
-            except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
-        return [str(Address(host, port)) for host, port, *_ in self._runner.addresses]
-
-    async def stop(self) -> None:
-        """Stop listening, let answers on their way end within a second, close all connections."""
-        await self._runner.cleanup()
-
-
-def _spell(bound: tuple[str, int]) -> str:
-    host, port = bound[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 _LAST_PORT = 65535
