@@ -19,7 +19,8 @@ from pathlib import Path
 from time import time
 
 from exporter import __version__, daemon
-from exporter.config import ConfigError, load
+from exporter.azure.credential import check_files
+from exporter.config import Config, ConfigError, load
 from exporter.log import FORMATS, LEVELS, configure, fields
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
@@ -49,13 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(flags: Namespace) -> None:
+def _load(flags: Namespace) -> Config:
     config = load(flags.config_file)
+    check_files(config.credential)
+    return config
+
+
+def _run(flags: Namespace) -> None:
+    config = _load(flags)
     asyncio.run(daemon.run(config, _addresses(flags), flags.telemetry_path))
 
 
 def _check(flags: Namespace) -> None:
-    config = load(flags.config_file)
+    config = _load(flags)
     named = len(config.named_scale_sets())
     discovering = sum(subscription.discovery is not None for subscription in config.subscriptions)
     print(
@@ -129,6 +136,7 @@ _DEFAULTS = {
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=NAME,
+        allow_abbrev=False,
         description="Prometheus exporter for the OS upgrades of Azure virtual machine scale sets.",
         epilog="Without a command it runs the daemon.",
         parents=[_config_flags(), _web_flags(), _log_flags()],

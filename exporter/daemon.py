@@ -175,6 +175,8 @@ class Daemon:
         self._telemetry.scale_sets.clear()
         for (subscription_id, source), number in counts.items():
             self._telemetry.scale_sets.labels(subscription_id, source.value).set(number)
+        if any(subscription.discovery for subscription in self._config.subscriptions) or self._config.journal:
+            log.warning("discovery and journal are configured, but not yet part of this version")
         polling = self._config.polling
         shortest = self._shortest_interval
         too_short = sum(min(each.interval, polling.active_interval) < shortest for each in scale_sets)

@@ -7,6 +7,7 @@ one token. Knows nothing of requests to Resource Manager.
 import asyncio
 import logging
 from collections.abc import Awaitable
+from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, assert_never
 
@@ -28,6 +29,14 @@ REMEMBERED_SECONDS = 5.0
 
 ANY_CLAIMS = "{}"
 """No demand at all, but azure-identity answers a demand with a token that is not from its cache."""
+
+
+def check_files(config: CredentialConfig) -> None:
+    """Raise ``OSError``, with the file's name, where a file that the credential needs cannot be read."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Path):
+            value.open("rb").close()
 
 
 class TokenCredential(Protocol):
