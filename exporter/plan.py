@@ -69,6 +69,8 @@ class _Target:
     phase: float
     active: bool = False
     found: bool = True
+    finished: bool = False
+    """Whether it has been polled before."""
     place: "_Place | None" = None
 
 
@@ -138,10 +140,14 @@ class Plan:
         target = self._targets.get(scale_set_id)
         if target is None:
             return
+        as_before = target.finished and (target.active, target.found) == (active, found)
         self._count(target, -1)
-        target.active, target.found = active, found
+        target.finished, target.active, target.found = True, active, found
         self._count(target, 1)
-        self._enqueue(scale_set_id, target, self._next(target, now))
+        # When only the stretch has changed, the next time in phase may be moments away: let half an interval pass, or
+        # a growing stretch would double the demand that it is to bring down.
+        earliest = now + self._in_force(target) / 2 if as_before else now
+        self._enqueue(scale_set_id, target, self._next(target, earliest))
 
     def pause(self, until: float) -> None:
         """Poll nobody before ``until``; then start with an empty bucket, so that all come back at its pace."""
@@ -178,10 +184,10 @@ class Plan:
             stretch = _stretch(wanted / (rate - wanted_by_active / stretch))
         return interval * stretch
 
-    def _next(self, target: _Target, now: float) -> float:
-        """Return the first time after ``now`` at which its phase falls in its interval."""
+    def _next(self, target: _Target, earliest: float) -> float:
+        """Return the first time after ``earliest`` at which its phase falls in its interval."""
         interval = self._in_force(target)
-        return (floor(now / interval - target.phase) + 1 + target.phase) * interval
+        return (floor(earliest / interval - target.phase) + 1 + target.phase) * interval
 
     def _enqueue(self, scale_set_id: str, target: _Target, due: float) -> None:
         self._arrivals += 1

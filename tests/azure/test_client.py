@@ -1,0 +1,1027 @@
+"""The client against real servers, most of them hostile: each answer has one meaning and none does harm.
+
+The servers are scripted byte by byte, because most of what is tested here no HTTP library would send.
+"""
+
+import asyncio
+import gzip
+import json
+import socket
+import struct
+import time
+import zlib
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import stamina
+from yarl import URL
+
+from exporter import __version__
+from exporter.azure.client import ATTEMPTS, Answer, Client, demanded_claims, same_origin
+from exporter.azure.clouds import Cloud
+from exporter.azure.credential import Credential
+from exporter.azure.errors import (
+    BadRequest,
+    Forbidden,
+    Malformed,
+    NotFound,
+    PollError,
+    ServerError,
+    Throttled,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+)
+from exporter.config import DefaultCredential
+from exporter.scale_set import ScaleSet
+from exporter.snapshot import Reason
+from exporter.telemetry import Telemetry
+
+SUBSCRIPTION = "6c1e0f6a-4f0b-4c52-9d6e-0a3f5b7c9d11"
+WEB = ScaleSet(SUBSCRIPTION, "rg-web", "web", interval=300.0)
+PATH = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg-web/providers/Microsoft.Compute"
+    "/virtualMachineScaleSets/web/osUpgradeHistory"
+)
+MIB = 1024 * 1024
+
+Act = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Reply = bytes | Act
+
+
+# --- A server that sends what a test tells it to
+
+
+@dataclass
+class Request:
+    target: str
+    headers: dict[str, str]
+
+
+@dataclass
+class Server:
+    """Answers the n-th request with the n-th reply; the last one repeats."""
+
+    port: int = 0
+    replies: list[Reply] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    connections: int = 0
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Some client has closed its connection."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def will(self, *replies: Reply) -> None:
+        self.replies = list(replies)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+                raw = {name: line.split(": ", 1)[1] for name, line in zip(headers, head[1:], strict=False)}
+                self.requests.append(Request(head[0].split(" ", 1)[1].rsplit(" ", 1)[0], raw))
+                reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
+                if isinstance(reply, bytes):
+                    writer.write(reply)
+                    await writer.drain()
+                else:
+                    await reply(writer)
+        except (asyncio.IncompleteReadError, OSError):
+            self.closed.set()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[Server]:
+    server, tasks = Server(), set[asyncio.Task[None]]()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(server.serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def http(status: str, body: bytes | str | object = b"", **headers: str) -> bytes:
+    """Write an answer; ``retry_after="5"`` becomes ``retry-after: 5``."""
+    if not isinstance(body, bytes | str):
+        body = json.dumps(body)
+    content = body.encode() if isinstance(body, str) else body
+    lines = {"content-length": str(len(content)), "x-ms-request-id": "req-1"}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + content
+
+
+def ok(body: bytes | str | object, **headers: str) -> bytes:
+    return http("200 OK", body, **headers)
+
+
+def cut(sent: bytes) -> Act:
+    """Send this, then close the connection."""
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await writer.drain()
+        raise OSError
+
+    return act
+
+
+def reset(sent: bytes = b"") -> Act:
+    """Send this, then reset the connection (RST)."""
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        if sent:
+            writer.write(sent)
+            await writer.drain()
+            await asyncio.sleep(0.05)  # or else the reset overtakes what was sent
+        sock: socket.socket = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        raise OSError
+
+    return act
+
+
+def hang(sent: bytes = b"") -> Act:
+    """Send this, then nothing more."""
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await asyncio.Event().wait()
+
+    return act
+
+
+def drip(sent: bytes) -> Act:
+    """Send this a byte at a time, for longer than anybody waits."""
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        for byte in sent:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    return act
+
+
+# --- A client that polls it
+
+
+class Tokens(Credential):
+    """Signs in nowhere: gives ``token-1``, and ``token-2`` once that is refused."""
+
+    def __init__(self) -> None:
+        self.refused: list[tuple[str, str | None]] = []
+        self.hangs = False
+        self.hangs_when_refused = False
+
+    async def token(self) -> str:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return "token-1"
+
+    async def fresh_token(self, refused: str, claims: str | None) -> str:
+        self.refused.append((refused, claims))
+        if self.hangs_when_refused:
+            await asyncio.Event().wait()
+        return "token-2"
+
+
+@dataclass
+class Azure:
+    server: Server
+    other: Server
+    """Another host, which must never hear of us."""
+    client: Client
+    tokens: Tokens
+    telemetry: Telemetry
+    spent: list[int] = field(default_factory=list)
+    """How many requests the server had seen at each call of ``spend``."""
+
+    async def poll(self, scale_set: ScaleSet = WEB, timeout_seconds: float = 6.0) -> Answer:
+        return await self.client.upgrade_history(
+            scale_set, timeout_seconds, lambda: self.spent.append(len(self.server.requests))
+        )
+
+    async def failure(self, timeout_seconds: float = 6.0) -> PollError:
+        with pytest.raises(PollError) as caught:
+            await self.poll(timeout_seconds=timeout_seconds)
+        text = str(caught.value)
+        assert text.splitlines() == [text]
+        assert len(text) < 1000
+        return caught.value
+
+    def counted(self, name: str, **labels: str) -> float | None:
+        return self.telemetry.registry.get_sample_value(
+            f"vmss_upgrade_exporter_{name}", {"subscription_id": SUBSCRIPTION, **labels}
+        )
+
+
+def cloud_at(endpoint: str) -> Cloud:
+    return Cloud("custom", endpoint, endpoint, endpoint)
+
+
+@pytest.fixture
+async def azure() -> AsyncIterator[Azure]:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(listening())
+        other = await stack.enter_async_context(listening())
+        other.will(ok({"value": []}))
+        telemetry, tokens = Telemetry(), Tokens()
+        client = Client(cloud_at(server.url), tokens, telemetry, connections=8)
+        stack.push_async_callback(client.close)
+        yield Azure(server, other, client, tokens, telemetry)
+
+
+@pytest.fixture(autouse=True)
+def no_waits() -> Iterator[None]:
+    """Retry at once, as often as ever."""
+    with stamina.set_testing(True, attempts=ATTEMPTS, cap=True):
+        yield
+
+
+# --- Good answers
+
+
+async def test_a_history_is_asked_for_as_azure_documents_it(azure: Azure) -> None:
+    azure.server.will(ok({"value": [{"a": 1}]}))
+    answer = await azure.poll()
+    assert answer == Answer(({"value": [{"a": 1}]},), "req-1", '{"value": [{"a": 1}]}')
+    (request,) = azure.server.requests
+    assert request.target == f"{PATH}?api-version=2025-04-01"
+    assert request.headers["authorization"] == "Bearer token-1"
+    assert request.headers["user-agent"] == f"vmss-upgrade-exporter/{__version__}"
+    assert request.headers["accept"] == "application/json"
+    assert azure.spent == []
+    assert azure.counted("azure_requests_total", status="200") == 1
+
+
+@pytest.mark.parametrize(
+    ("resource_group", "name", "path"),
+    [
+        ("RG-Web", "Web_1", "RG-Web/@/Web_1"),
+        ("rg (old)", "web.1-a", "rg%20(old)/@/web.1-a"),
+        ("100%", "50%25", "100%25/@/50%2525"),
+        ("it's", 'so"called"', "it%27s/@/so%22called%22"),
+        ("größe", "网", "gr%C3%B6%C3%9Fe/@/%E7%BD%91"),
+        ("a?b#c", "d&e=f+g", "a%3Fb%23c/@/d%26e%3Df%2Bg"),
+    ],
+)
+async def test_names_are_quoted_and_keep_their_spelling(
+    azure: Azure, resource_group: str, name: str, path: str
+) -> None:
+    azure.server.will(ok({"value": []}))
+    await azure.poll(ScaleSet(SUBSCRIPTION, resource_group, name, interval=300.0))
+    expected = path.replace("@", "providers/Microsoft.Compute/virtualMachineScaleSets")
+    assert [request.target for request in azure.server.requests] == [
+        f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{expected}/osUpgradeHistory?api-version=2025-04-01"
+    ]
+
+
+async def test_a_path_of_the_endpoint_is_kept() -> None:
+    async with listening() as server:
+        server.will(ok({"value": []}))
+        client = Client(cloud_at(f"{server.url}/arm"), Tokens(), Telemetry(), connections=1)
+        await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.close()
+        assert server.requests[0].target == f"/arm{PATH}?api-version=2025-04-01"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "document"),
+    [
+        pytest.param(b'\xef\xbb\xbf{"value": []}', {}, {"value": []}, id="byte order mark"),
+        pytest.param(gzip.compress(b'{"value": []}'), {"content_encoding": "gzip"}, {"value": []}, id="gzip"),
+        pytest.param(
+            zlib.compress(b'{"value": []}'), {"content_encoding": "deflate"}, {"value": []}, id="deflate"
+        ),
+        pytest.param(b'{"value": []}', {"content_type": "text/html"}, {"value": []}, id="a wrong type"),
+        pytest.param(b'{"value": "\xc3\xa9\\ud800"}', {}, {"value": "\xe9\ud800"}, id="half a surrogate"),
+        pytest.param(b'{"n": %s}' % (b"9" * 400), {}, {"n": 10**400 - 1}, id="a huge integer"),
+        pytest.param(b'{"n": 1e999}', {}, {"n": float("inf")}, id="a huge float"),
+        pytest.param(b"null", {}, None, id="null"),
+        pytest.param(b"[]", {}, [], id="a list"),
+        pytest.param(b'{"nextLink": null}', {}, {"nextLink": None}, id="a null nextLink"),
+    ],
+)
+async def test_whatever_is_json_is_handed_on(
+    azure: Azure, body: bytes, headers: dict[str, str], document: object
+) -> None:
+    azure.server.will(ok(body, **headers))
+    assert (await azure.poll()).pages == (document,)
+
+
+async def test_the_excerpt_is_256_characters_whatever_their_bytes(azure: Azure) -> None:
+    azure.server.will(ok(f'"{"é" * 300}"'.encode()))
+    assert (await azure.poll()).excerpt == '"' + "é" * 255
+
+
+# --- Pages
+
+
+async def test_pages_are_followed_to_the_last(azure: Azure) -> None:
+    link = f"{azure.server.url}{PATH}?api-version=2025-04-01&$skiptoken=a%2Fb%3D%3D"
+    azure.server.will(
+        ok({"value": [1], "nextLink": link}),
+        ok({"value": [2], "nextLink": f"{azure.server.url}/elsewhere"}, x_ms_request_id="req-2"),
+        ok({"value": [3]}, x_ms_request_id="req-3"),
+    )
+    answer = await azure.poll()
+    assert [page["value"] for page in answer.pages if isinstance(page, dict)] == [[1], [2], [3]]
+    assert (answer.request_id, answer.excerpt) == ("req-3", '{"value": [3]}')
+    assert [request.target for request in azure.server.requests] == [
+        f"{PATH}?api-version=2025-04-01",
+        f"{PATH}?api-version=2025-04-01&$skiptoken=a%2Fb%3D%3D",
+        "/elsewhere",
+    ]
+    assert {request.headers["authorization"] for request in azure.server.requests} == {"Bearer token-1"}
+    assert azure.spent == [1, 2]
+
+
+async def test_a_hundred_pages_are_followed(azure: Azure) -> None:
+    more = ok({"value": [], "nextLink": f"{azure.server.url}/next"})
+    azure.server.will(*[more] * 99, ok({"value": []}))
+    assert len((await azure.poll()).pages) == 100
+    assert len(azure.server.requests) == 100
+
+
+async def test_endless_pages_are_malformed_after_the_hundredth(azure: Azure) -> None:
+    azure.server.will(ok({"value": [], "nextLink": f"{azure.server.url}/next"}))
+    failure = await azure.failure()
+    assert (type(failure), str(failure)) == (Malformed, "more than 100 pages")
+    assert failure.request_id == "req-1"
+    assert failure.excerpt.startswith('{"value": [], "nextLink"')
+    assert len(azure.server.requests) == 100
+    assert len(azure.spent) == 99
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        pytest.param("http://127.0.0.1:OTHER/", id="another port"),
+        pytest.param("http://localhost:PORT/", id="another host"),
+        pytest.param("http://127.0.0.2:PORT/", id="another address"),
+        pytest.param("https://127.0.0.1:PORT/", id="another scheme"),
+        pytest.param("file:///etc/passwd", id="a file"),
+        pytest.param("http://user@127.0.0.1:PORT/", id="a user"),
+        pytest.param("http://user:password@127.0.0.1:PORT/", id="a password"),
+        pytest.param("http://127.0.0.1:PORT@127.0.0.1:OTHER/", id="our host for a user"),
+        pytest.param("http://127.0.0.1:PORT.evil.example/", id="our host for a prefix"),
+        pytest.param("http://127.0.0.1:PORT\\@127.0.0.1:OTHER/", id="a backslash"),
+        pytest.param("http:\\\\127.0.0.1:PORT/", id="backslashes for slashes"),
+        pytest.param("http://127.0.0.1:OTHER#@127.0.0.1:PORT/", id="our host in a fragment"),
+        pytest.param("http://127.0.0.1:OTHER?@127.0.0.1:PORT/", id="our host in a query"),
+        pytest.param("http://[::1]:PORT/", id="the other loopback"),
+        pytest.param("http://127.0.0.1/", id="no port"),
+        pytest.param("http://127.0.0.1:99999/", id="no such port"),
+        pytest.param("//127.0.0.1:PORT/", id="no scheme"),
+        pytest.param("/next", id="relative"),
+        pytest.param("?$skiptoken=1", id="a query"),
+        pytest.param("", id="empty"),
+        pytest.param("http://", id="no host"),
+        pytest.param("http://[::1", id="half an address"),
+        pytest.param("http://127.0.0.1:PORT/next HTTP/1.1\r\nX-Smuggled: 1\r\n\r\n", id="a line break"),
+        pytest.param("http://127.0.0.1:PORT/a b", id="a space"),
+        pytest.param("http://127.0.0.1:PORT/\x00", id="a control character"),
+        pytest.param("http://127.0.0.1:PORT/\ud800", id="half a surrogate"),
+        pytest.param(1, id="a number"),
+        pytest.param(True, id="a boolean"),
+        pytest.param(["http://127.0.0.1:PORT/"], id="a list"),
+        pytest.param({}, id="an object"),
+    ],
+)
+async def test_a_link_that_leads_elsewhere_is_malformed_and_not_followed(azure: Azure, link: object) -> None:
+    """Half a history is no history, and the token is for one host only."""
+    if isinstance(link, str):
+        link = link.replace("PORT", str(azure.server.port)).replace("OTHER", str(azure.other.port))
+    azure.server.will(ok({"value": [], "nextLink": link}))
+    failure = await azure.failure()
+    assert type(failure) is Malformed
+    assert str(failure).startswith("nextLink leads elsewhere")
+    assert failure.request_id == "req-1"
+    assert failure.excerpt.startswith('{"value": [], "nextLink"')
+    assert len(azure.server.requests) == 1
+    assert azure.other.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("link", "endpoint", "same"),
+    [
+        ("https://management.azure.com/x?y=1", "https://management.azure.com", True),
+        ("https://management.azure.com:443/x", "https://management.azure.com", True),
+        ("https://Management.Azure.com/x", "https://management.azure.com", True),
+        ("HTTPS://management.azure.com/x", "https://management.azure.com", True),
+        ("https://management.azure.com/x", "https://Management.azure.com", True),
+        ("https://management.azure.com:444/x", "https://management.azure.com", False),
+        ("http://management.azure.com/x", "https://management.azure.com", False),
+        ("http://management.azure.com:443/x", "https://management.azure.com", False),
+        ("https://management.azure.com.evil.example/x", "https://management.azure.com", False),
+        ("https://evil.example/https://management.azure.com/", "https://management.azure.com", False),
+        ("https://management.azure.com@evil.example/", "https://management.azure.com", False),
+        ("https://evil.example\\.management.azure.com/", "https://management.azure.com", False),
+        ("https://management.azure.com./x", "https://management.azure.com", False),
+        ("https://management\u3002azure.com/x", "https://management.azure.com", False),
+        ("http://[::1]:9/x", "http://[::1]:9", True),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(link: str, endpoint: str, same: bool) -> None:
+    assert (same_origin(link, URL(endpoint)) is not None) is same
+
+
+# --- What Azure says when it will not answer
+
+WRAPPED = {"error": {"code": "SomeCode", "message": "Some\n message.", "details": []}}
+UNWRAPPED = {"code": "OperationNotAllowed", "message": "Too many.", "details": [{"code": "TooManyRequests"}]}
+SAID = "SomeCode: Some message."
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "reason", "text"),
+    [
+        (http("400 Bad Request", WRAPPED), BadRequest, "bad_request", f"HTTP 400 {SAID}"),
+        (http("403 Forbidden", WRAPPED), Forbidden, "forbidden", f"HTTP 403 {SAID}"),
+        (http("404 Not Found", WRAPPED), NotFound, "not_found", f"HTTP 404 {SAID}"),
+        (http("405 Method Not Allowed"), BadRequest, "bad_request", "HTTP 405 Method Not Allowed"),
+        (http("409 Conflict", WRAPPED), BadRequest, "bad_request", f"HTTP 409 {SAID}"),
+        (http("410 Gone", b"gone"), BadRequest, "bad_request", "HTTP 410 Gone"),
+        (http("429 Too Many Requests", WRAPPED), Throttled, "throttled", f"HTTP 429 {SAID}"),
+        (http("429 X", UNWRAPPED), Throttled, "throttled", "HTTP 429 OperationNotAllowed: Too many."),
+        (http("429 Too Many Requests"), Throttled, "throttled", "HTTP 429 Too Many Requests"),
+        (http("201 Created", {"value": []}), Malformed, "malformed", "HTTP 201 Created"),
+        (http("204 No Content"), Malformed, "malformed", "HTTP 204 No Content"),
+        (http("304 Not Modified"), Malformed, "malformed", "HTTP 304 Not Modified"),
+        (http("600 What", {"value": []}), Malformed, "malformed", "HTTP 600 What"),
+        (http("403 \x1b[31mRed\x07"), Forbidden, "forbidden", "HTTP 403"),
+    ],
+    ids=lambda value: value.split(b"\r\n")[0].decode()[9:20] if isinstance(value, bytes) else "",
+)
+async def test_a_refusal_has_a_reason_and_is_not_asked_for_again(
+    azure: Azure, reply: bytes, kind: type[PollError], reason: str, text: str
+) -> None:
+    azure.server.will(reply)
+    failure = await azure.failure()
+    assert (type(failure), failure.reason) == (kind, Reason(reason))
+    assert str(failure).startswith(text)
+    assert failure.request_id == "req-1"
+    assert (len(azure.server.requests), azure.spent) == (1, [])
+    assert azure.counted("azure_requests_total", status=text[5:8]) == 1
+    assert azure.counted("azure_retries_total") is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (http("500 Internal Server Error", WRAPPED), f"HTTP 500 {SAID}"),
+        (http("501 Not Implemented"), "HTTP 501 Not Implemented"),
+        (
+            http("502 Bad Gateway", "<html>\n<h1>502", content_type="text/html"),
+            "HTTP 502 Bad Gateway",
+        ),
+        (http("503 Service Unavailable", WRAPPED, retry_after="1"), f"HTTP 503 {SAID}"),
+        (http("504 Gateway Timeout"), "HTTP 504 Gateway Timeout"),
+        (http("504 "), "HTTP 504"),
+        (http("500 Oops", b"[" * 60_000), "HTTP 500 Oops"),
+        (http("500 Oops", b'{"error": {"code": "' + b"x" * 100_000 + b'"}}'), "HTTP 500 Oops"),
+        (cut(http("500 Oops", b"short", content_length="99")), "HTTP 500 Oops"),
+        (reset(http("500 Oops", b"short", content_length="99")), "HTTP 500 Oops"),
+        (http("500 Oops", b"no gzip", content_encoding="gzip"), "HTTP 500 Oops"),
+    ],
+)
+async def test_a_server_error_is_asked_for_again_three_times_in_all(
+    azure: Azure, reply: Reply, text: str
+) -> None:
+    azure.server.will(reply)
+    failure = await azure.failure()
+    assert (type(failure), failure.reason, str(failure)) == (ServerError, Reason.SERVER_ERROR, text)
+    assert failure.request_id == "req-1"
+    assert len(azure.server.requests) == 3
+    assert azure.spent == [1, 2]
+    assert azure.counted("azure_requests_total", status=text[5:8]) == 3
+    assert azure.counted("azure_retries_total") == 2
+
+
+async def test_an_error_whose_body_hangs_is_still_that_error(azure: Azure) -> None:
+    azure.server.will(hang(http("403 Forbidden", b"short", content_length="99")))
+    failure = await azure.failure(timeout_seconds=0.3)
+    assert (type(failure), str(failure), len(azure.server.requests)) == (Forbidden, "HTTP 403 Forbidden", 1)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_malformed_and_never_followed(azure: Azure, status: int) -> None:
+    for location in (f"{azure.other.url}/", "/next"):
+        azure.server.will(http(f"{status} Elsewhere", location=location))
+        failure = await azure.failure()
+        assert (type(failure), failure.reason) == (Malformed, Reason.MALFORMED)
+        assert str(failure) == f"HTTP {status} Elsewhere {location}"
+    assert azure.other.connections == 0
+    assert [request.target for request in azure.server.requests] == [f"{PATH}?api-version=2025-04-01"] * 2
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ({"retry_after": "1200"}, 1200),
+        ({"retry_after": "5"}, 5),
+        ({"retry_after": "99999"}, 3600),
+        ({"retry_after": "0"}, 60),
+        ({"retry_after": "-1"}, 60),
+        ({"retry_after": "soon"}, 60),
+        ({}, 60),
+        ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(days=2), usegmt=True)}, 3600),
+        ({"retry_after": format_datetime(datetime.now(UTC) - timedelta(days=2), usegmt=True)}, 60),
+    ],
+    ids=str,
+)
+async def test_throttling_says_for_how_long(azure: Azure, header: dict[str, str], seconds: float) -> None:
+    azure.server.will(http("429 Too Many Requests", UNWRAPPED, **header))
+    failure = await azure.failure()
+    assert isinstance(failure, Throttled)
+    assert failure.retry_after == seconds
+
+
+async def test_throttling_may_name_a_date(azure: Azure) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    azure.server.will(http("429 Too Many Requests", retry_after=date))
+    failure = await azure.failure()
+    assert isinstance(failure, Throttled)
+    assert 290 < failure.retry_after <= 300
+
+
+# --- Unauthorized
+
+REFUSED = http("401 Unauthorized", {"error": {"code": "ExpiredAuthenticationToken", "message": "Late."}})
+
+
+async def test_a_refused_token_is_replaced_once(azure: Azure) -> None:
+    azure.server.will(REFUSED, ok({"value": []}))
+    await azure.poll()
+    assert azure.tokens.refused == [("token-1", None)]
+    sent = [request.headers["authorization"] for request in azure.server.requests]
+    assert sent == ["Bearer token-1", "Bearer token-2"]
+    assert azure.spent == [1]
+
+
+async def test_a_second_refusal_is_final(azure: Azure) -> None:
+    azure.server.will(REFUSED)
+    failure = await azure.failure()
+    assert (type(failure), failure.reason) == (Unauthorized, Reason.UNAUTHORIZED)
+    assert str(failure) == "HTTP 401 ExpiredAuthenticationToken: Late."
+    assert failure.request_id == "req-1"
+    assert (len(azure.server.requests), azure.spent) == (2, [1])
+    assert azure.tokens.refused == [("token-1", None)]
+
+
+CLAIMS = '{"access_token":{"nbf":{"essential":true,"value":"1726077595"},"x":"é?>"}}'
+
+
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode, lambda text: b64encode(text).rstrip(b"=")])
+async def test_a_claims_challenge_is_passed_on(azure: Azure, encode: Callable[[bytes], bytes]) -> None:
+    claims = encode(CLAIMS.encode()).decode()
+    challenge = f'Bearer realm="", authorization_uri="https://x", error="insufficient_claims", claims="{claims}"'
+    azure.server.will(
+        http("401 Unauthorized", WRAPPED, WWW_Authenticate=challenge),
+        ok({"value": []}),
+    )
+    await azure.poll()
+    assert azure.tokens.refused == [("token-1", CLAIMS)]
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        None,
+        "",
+        "Bearer",
+        'Bearer error="invalid_token"',
+        'Bearer claims=""',
+        'Bearer claims="%%%"',
+        'Bearer claims="A"',
+        'Bearer claims="/w=="',
+        'Bearer noclaims="e30="',
+        'Bearer claims="e30=',
+    ],
+)
+def test_a_challenge_without_readable_claims_demands_none(challenge: str | None) -> None:
+    assert demanded_claims(challenge) is None
+
+
+async def test_each_page_may_have_its_token_refused(azure: Azure) -> None:
+    """A token may expire between two pages."""
+    azure.server.will(
+        ok({"value": [], "nextLink": f"{azure.server.url}/next"}),
+        REFUSED,
+        ok({"value": []}),
+    )
+    assert len((await azure.poll()).pages) == 2
+    assert azure.spent == [1, 2]
+
+
+async def test_no_token_by_the_deadline_is_unauthorized(azure: Azure) -> None:
+    azure.tokens.hangs = True
+    failure = await azure.failure(timeout_seconds=0.1)
+    assert (type(failure), str(failure)) == (Unauthorized, "no token within 0.1 s")
+    assert azure.server.connections == 0
+
+
+async def test_no_fresh_token_by_the_deadline_is_unauthorized(azure: Azure) -> None:
+    azure.server.will(REFUSED)
+    azure.tokens.hangs_when_refused = True
+    failure = await azure.failure(timeout_seconds=0.2)
+    assert (type(failure), str(failure)) == (Unauthorized, "no token within 0.2 s")
+
+
+# --- Bodies that are no history
+
+HALF = http("200 OK", b'{"value": [', content_length="99")
+BROKEN = [
+    pytest.param(ok("<html>Sign in to the hotel's network</html>"), "not JSON", id="HTML"),
+    pytest.param(ok(b""), "not JSON", id="nothing"),
+    pytest.param(ok(b"  \r\n"), "not JSON", id="white space"),
+    pytest.param(ok(b'{"value": [\xff\xfe]}'), "not JSON", id="bad UTF-8"),
+    pytest.param(ok('{"value": []}'.encode("utf-16")), "not JSON", id="UTF-16"),
+    pytest.param(ok(b'{"value": NaN}'), "not JSON: NaN", id="NaN"),
+    pytest.param(ok(b'{"value": Infinity}'), "not JSON: Infinity", id="Infinity"),
+    pytest.param(ok(b'{"value": -Infinity}'), "not JSON: -Infinity", id="-Infinity"),
+    pytest.param(ok(b'{"value": ['), "not JSON", id="half a document"),
+    pytest.param(ok(b'{"value": []} {}'), "not JSON", id="two documents"),
+    pytest.param(ok(b"[" * 200_000), "not JSON", id="deep lists"),
+    pytest.param(ok(b'{"a":' * 200_000), "not JSON", id="deep objects"),
+    pytest.param(ok(b"1" * 5000), "not JSON", id="an endless integer"),
+    pytest.param(ok(b"\x00" * 100), "not JSON", id="zeros"),
+    pytest.param(ok(b" " * 9 * MIB), "a page of more than 8388608 bytes", id="9 MiB"),
+    pytest.param(ok(b"no gzip", content_encoding="gzip"), "", id="no gzip"),
+    pytest.param(
+        ok(gzip.compress(b'{"value": []}')[:-12], content_encoding="gzip"), "", id="half a gzip"
+    ),
+    pytest.param(ok(b"no deflate", content_encoding="deflate"), "", id="no deflate"),
+    pytest.param(ok(b"x", content_encoding="br"), "", id="an encoding not asked for"),
+    pytest.param(ok(b'{"value": []}', content_encoding="rot13"), None, id="an unknown encoding"),
+    pytest.param(cut(HALF), "", id="cut short"),
+    pytest.param(reset(HALF), "", id="reset in the body"),
+    pytest.param(
+        cut(http("200 OK", b"5\r\n{\"val\r\n", transfer_encoding="chunked").replace(b"content-length: 10\r\n", b"")),
+        "",
+        id="chunks cut short",
+    ),
+    pytest.param(
+        http("200 OK", b"zz\r\n", transfer_encoding="chunked").replace(b"content-length: 4\r\n", b""),
+        "",
+        id="a chunk of no length",
+    ),
+]
+
+
+@pytest.mark.parametrize(("reply", "text"), [param for param in BROKEN if param.values[1] is not None])
+async def test_a_body_that_makes_no_sense_is_malformed_and_not_asked_for_again(
+    azure: Azure, reply: Reply, text: str
+) -> None:
+    azure.server.will(reply)
+    failure = await azure.failure()
+    assert (type(failure), failure.reason) == (Malformed, Reason.MALFORMED)
+    assert str(failure).startswith(text)
+    assert failure.request_id == "req-1"
+    assert (len(azure.server.requests), azure.spent) == (1, [])
+    assert azure.counted("azure_requests_total", status="200") == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "excerpt"),
+    [
+        (ok("<html>" + "x" * 1000), "<html>" + "x" * 250),
+        (ok(b"\xff\xfe" + b"x" * 1000), "\ufffd\ufffd" + "x" * 254),
+        (ok(b" " * 9 * MIB), " " * 256),
+        (cut(HALF), '{"value": ['),
+        (reset(HALF), '{"value": ['),
+        (http("301 Elsewhere", b"<html>moved"), "<html>moved"),
+    ],
+    ids=["HTML", "bad UTF-8", "9 MiB", "cut", "reset", "a redirect"],
+)
+async def test_a_malformed_answer_is_quoted(azure: Azure, reply: Reply, excerpt: str) -> None:
+    azure.server.will(reply)
+    failure = await azure.failure()
+    assert (type(failure), failure.excerpt) == (Malformed, excerpt)
+
+
+async def test_a_page_of_just_8_mib_is_read(azure: Azure) -> None:
+    azure.server.will(ok(b'{"value": []}'.ljust(8 * MIB)))
+    assert (await azure.poll()).pages == ({"value": []},)
+
+
+async def test_a_page_of_one_byte_more_is_malformed(azure: Azure) -> None:
+    azure.server.will(ok(b'{"value": []}'.ljust(8 * MIB + 1)))
+    assert str(await azure.failure()) == "a page of more than 8388608 bytes"
+
+
+async def test_a_gzip_bomb_is_not_read_past_the_limit(azure: Azure) -> None:
+    """Endless zeros: whoever read on would never come back."""
+    sent = 0
+
+    async def bomb(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\nx-ms-request-id: req-1\r\n\r\n")
+        compressor = zlib.compressobj(wbits=31)
+        while True:
+            piece = compressor.compress(bytes(MIB)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            writer.write(piece)
+            sent += len(piece)
+            await writer.drain()
+
+    azure.server.will(bomb)
+    failure = await azure.failure()
+    assert (type(failure), str(failure)) == (Malformed, "a page of more than 8388608 bytes")
+    await asyncio.wait_for(azure.server.closed.wait(), 5)
+    assert sent < 4 * MIB  # what the sockets in between hold
+
+
+async def test_an_endless_body_is_not_read_past_the_limit(azure: Azure) -> None:
+    sent = 0
+
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(bytes(MIB))
+            sent += 1
+            await writer.drain()
+
+    azure.server.will(flood)
+    failure = await azure.failure()
+    assert (type(failure), str(failure)) == (Malformed, "a page of more than 8388608 bytes")
+    await asyncio.wait_for(azure.server.closed.wait(), 5)
+    assert sent < 40
+
+
+async def test_endless_text_of_an_error_is_not_read(azure: Azure) -> None:
+    sent = 0
+
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        while True:
+            writer.write(bytes(64 * 1024))
+            sent += 1
+            await writer.drain()
+
+    azure.server.will(flood)
+    assert str(await azure.failure()) == "HTTP 403 Forbidden"
+    await asyncio.wait_for(azure.server.closed.wait(), 5)
+    assert sent < 16 * 16
+
+
+# --- Answers that are no HTTP, and none at all
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        pytest.param(cut(b""), Unreachable, id="closed without a word"),
+        pytest.param(reset(), Unreachable, id="reset without a word"),
+        pytest.param(cut(b"SSH-2.0-OpenSSH_9.2\r\n"), Unreachable, id="another protocol"),
+        pytest.param(cut(b"\x15\x03\x01\x00\x02\x02\x46"), Unreachable, id="TLS"),
+        pytest.param(cut(b"<html>\r\n\r\n"), Unreachable, id="HTML and no more"),
+        pytest.param(b"HTTP/1.1 abc OK\r\n\r\n", Unreachable, id="no number for a status"),
+        pytest.param(b"HTTP/9.9 200 OK\r\n\r\n", Unreachable, id="no such HTTP"),
+        pytest.param(b"ICY 200 OK\r\n\r\n", Unreachable, id="radio"),
+        pytest.param(cut(b"HTTP/1."), Unreachable, id="cut in the status line"),
+        pytest.param(reset(b"HTTP/1."), Unreachable, id="reset in the status line"),
+        pytest.param(cut(b"x" * 100_000), Unreachable, id="an endless first line"),
+        pytest.param(cut(b"HTTP/1.1 200 " + b"x" * 100_000), Unreachable, id="an endless status line"),
+        pytest.param(cut(b"HTTP/1.1 200 OK\r\n"), Malformed, id="cut after the status line"),
+        pytest.param(cut(b"HTTP/1.1 200 OK\r\nx-a: b\r\n"), Malformed, id="cut in the headers"),
+        pytest.param(reset(b"HTTP/1.1 200 OK\r\n"), Malformed, id="reset after the status line"),
+        pytest.param(reset(b"HTTP/1.1 200 OK\r\nx-a: b\r\n"), Malformed, id="reset in the headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", Malformed, id="no header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", Malformed, id="a header without a name"),
+        pytest.param(http("200 OK", content_length="x"), Malformed, id="no number for a length"),
+        pytest.param(http("200 OK", content_length="-1"), Malformed, id="a negative length"),
+        pytest.param(http("200 OK", x="y" * 100_000), Malformed, id="an endless header"),
+        pytest.param(
+            http("200 OK", **{f"x{n}": "y" for n in range(10_000)}), Malformed, id="endless headers"
+        ),
+    ],
+)
+async def test_it_is_the_status_line_that_makes_an_answer(
+    azure: Azure, reply: Reply, kind: type[PollError]
+) -> None:
+    azure.server.will(reply)
+    failure = await azure.failure()
+    assert type(failure) is kind
+    assert str(failure)
+    attempts = 3 if kind is Unreachable else 1
+    assert len(azure.server.requests) == attempts
+    assert len(azure.spent) == attempts - 1
+    assert azure.counted("azure_requests_total", status="error") == attempts
+
+
+async def test_a_closed_port_is_unreachable() -> None:
+    async with listening() as server:
+        pass
+    client = Client(cloud_at(server.url), Tokens(), telemetry := Telemetry(), connections=1)
+    spent: list[None] = []
+    with pytest.raises(Unreachable, match="Cannot connect to host"):
+        await client.upgrade_history(WEB, 6.0, lambda: spent.append(None))
+    await client.close()
+    assert len(spent) == 2
+    labels = {"subscription_id": SUBSCRIPTION, "status": "error"}
+    assert telemetry.registry.get_sample_value("vmss_upgrade_exporter_azure_requests_total", labels) == 3
+
+
+async def test_an_unknown_host_is_unreachable() -> None:
+    client = Client(cloud_at("http://azure.invalid"), Tokens(), Telemetry(), connections=1)
+    with pytest.raises(Unreachable, match="Cannot connect to host"):
+        await client.upgrade_history(WEB, 6.0, lambda: None)
+    await client.close()
+
+
+async def test_a_server_without_tls_is_unreachable_over_https(azure: Azure) -> None:
+    client = Client(cloud_at(f"https://127.0.0.1:{azure.server.port}"), Tokens(), Telemetry(), connections=1)
+    with pytest.raises(Unreachable):
+        await client.upgrade_history(WEB, 1.0, lambda: None)
+    await client.close()
+    assert azure.server.requests == []
+
+
+# --- Time
+
+OOPS = http("500 Oops")
+LONG = b'{"value": []}'.ljust(1000)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(hang(), id="before the status line"),
+        pytest.param(hang(b"HTTP/1.1 200"), id="in the status line"),
+        pytest.param(hang(b"HTTP/1.1 200 OK\r\nx-a: b\r\n"), id="in the headers"),
+        pytest.param(hang(HALF), id="in the body"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\n" * 10), id="a head byte by byte"),
+        pytest.param(drip(ok(LONG)), id="an answer byte by byte"),
+    ],
+)
+async def test_an_answer_that_does_not_come_is_a_timeout(azure: Azure, reply: Reply) -> None:
+    azure.server.will(reply)
+    started = time.monotonic()
+    failure = await azure.failure(timeout_seconds=0.3)
+    assert (type(failure), failure.reason) == (TimedOut, Reason.TIMEOUT)
+    assert str(failure) == "no answer within 0.3 s"
+    assert 0.25 < time.monotonic() - started < 2
+    assert 1 <= len(azure.server.requests) <= 3
+    assert len(azure.spent) == len(azure.server.requests) - 1
+
+
+async def test_a_lost_answer_is_not_the_end(azure: Azure) -> None:
+    """The timeout is shared out among the attempts."""
+    azure.server.will(hang(), ok({"value": []}))
+    await azure.poll(timeout_seconds=0.6)
+    assert azure.spent == [1]
+    assert azure.counted("azure_retries_total") == 1
+
+
+@pytest.mark.parametrize("reply", [OOPS, reset(), cut(b""), hang()], ids=["500", "reset", "cut", "hang"])
+async def test_what_has_passed_is_forgotten(azure: Azure, reply: Reply) -> None:
+    azure.server.will(reply, reply, ok({"value": []}))
+    assert (await azure.poll(timeout_seconds=1.5)).pages == ({"value": []},)
+    assert azure.spent == [1, 2]
+    assert azure.counted("azure_retries_total") == 2
+
+
+@pytest.mark.parametrize(
+    ("replies", "kind"),
+    [
+        pytest.param([OOPS, hang()], ServerError, id="an error, then silence"),
+        pytest.param([OOPS, OOPS, hang()], ServerError, id="two errors, then silence"),
+        pytest.param([hang(), OOPS, hang()], ServerError, id="an error between silences"),
+        pytest.param([reset(), hang()], Unreachable, id="a reset, then silence"),
+        pytest.param([OOPS, reset(), hang()], Unreachable, id="an error, a reset, then silence"),
+        pytest.param([reset(), OOPS, hang()], ServerError, id="a reset, an error, then silence"),
+        pytest.param([hang(), hang(), OOPS], ServerError, id="an error at last"),
+        pytest.param(["page", hang()], TimedOut, id="a page, then silence"),
+        pytest.param([OOPS, "page", hang()], TimedOut, id="an error, a page, then silence"),
+        pytest.param(["page", OOPS, hang()], ServerError, id="a page, an error, then silence"),
+    ],
+)
+async def test_the_reason_is_the_last_answers(
+    azure: Azure, replies: list[Reply | str], kind: type[PollError]
+) -> None:
+    page = ok({"value": [], "nextLink": f"{azure.server.url}/next"})
+    azure.server.will(*(page if isinstance(reply, str) else reply for reply in replies))
+    assert type(await azure.failure(timeout_seconds=0.3)) is kind
+
+
+async def test_the_deadline_ends_the_wait_before_a_retry(azure: Azure) -> None:
+    azure.server.will(OOPS)
+    with stamina.set_testing(False):
+        started = time.monotonic()
+        failure = await azure.failure(timeout_seconds=0.2)
+    assert type(failure) is ServerError
+    assert time.monotonic() - started < 1
+    assert len(azure.server.requests) == 1  # the first wait is a quarter of a second at least
+
+
+async def test_there_is_a_wait_before_a_retry(azure: Azure) -> None:
+    azure.server.will(OOPS, ok({"value": []}))
+    with stamina.set_testing(False):
+        started = time.monotonic()
+        await azure.poll()
+    assert 0.25 <= time.monotonic() - started < 2
+
+
+async def test_refusals_after_a_server_error_are_final(azure: Azure) -> None:
+    azure.server.will(OOPS, http("403 Forbidden"))
+    assert type(await azure.failure()) is Forbidden
+    assert azure.spent == [1]
+
+
+async def test_a_connection_that_died_in_the_pool_costs_a_counted_retry(azure: Azure) -> None:
+    """aiohttp would send such a request again by itself, unseen by the budget."""
+    azure.server.will(ok({"value": []}), reset(), ok({"value": []}))
+    await azure.poll()
+    assert azure.spent == []
+    await azure.poll()
+    assert azure.spent == [2]
+    assert len(azure.server.requests) == 3
+
+
+async def test_a_cancelled_poll_ends_at_once(azure: Azure) -> None:
+    azure.server.will(hang())
+    poll = asyncio.ensure_future(azure.poll())
+    while not azure.server.requests:
+        await asyncio.sleep(0.001)
+    poll.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await poll
+    await asyncio.wait_for(azure.server.closed.wait(), 1)
+
+
+# --- What the environment may not do
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+async def test_no_proxy_sees_a_token_in_clear(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    async with listening() as server, listening() as proxy:
+        server.will(ok({"value": []}))
+        proxy.will(ok({"value": []}))
+        monkeypatch.setenv(name, proxy.url)
+        client = Client(cloud_at(server.url), Tokens(), Telemetry(), connections=1)
+        await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.close()
+        assert (len(server.requests), proxy.connections) == (1, 0)
+
+
+@pytest.mark.parametrize(("no_proxy", "asked"), [("", 3), ("elsewhere.example", 3), ("azure.invalid", 0)])
+async def test_a_proxy_of_the_environment_gets_no_more_than_the_name_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, asked: int
+) -> None:
+    async with listening() as proxy:
+        proxy.will(http("502 Bad Gateway"))
+        monkeypatch.setenv("https_proxy", f"http://us%40er:pass@127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("no_proxy", no_proxy)
+        client = Client(cloud_at("https://azure.invalid"), Tokens(), Telemetry(), connections=1)
+        with pytest.raises(Unreachable) as caught:
+            await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.close()
+        assert "pass" not in str(caught.value)
+        assert [request.target for request in proxy.requests] == ["azure.invalid:443"] * asked
+        for request in proxy.requests:
+            assert "authorization" not in request.headers
+            assert request.headers["proxy-authorization"] == "Basic dXNAZXI6cGFzcw=="
+
+
+async def test_a_netrc_is_not_heard(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """aiohttp would refuse to send both its password and our token."""
+    netrc = tmp_path_factory.mktemp("home") / "netrc"
+    netrc.write_text("default login someone password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with listening() as server:
+        client = Client(cloud_at(f"https://127.0.0.1:{server.port}"), Tokens(), Telemetry(), connections=1)
+        with pytest.raises(Unreachable):
+            await client.upgrade_history(WEB, 1.0, lambda: None)
+        await client.close()
+
+
+async def test_cookies_are_not_kept(azure: Azure) -> None:
+    azure.server.will(ok({"value": []}, set_cookie="a=b; Path=/"))
+    await azure.poll()
+    await azure.poll()
+    assert all("cookie" not in request.headers for request in azure.server.requests)

@@ -1,0 +1,66 @@
+"""Identity, the difference of two sets, and shards."""
+
+import pytest
+
+from exporter.scale_set import Difference, ScaleSet, difference, resource_id, shard_of
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+
+
+def scale_set(name: str, group: str = "rg", interval: float = 300.0) -> ScaleSet:
+    return ScaleSet(SUBSCRIPTION, group, name, interval)
+
+
+def test_a_resource_id_is_spelled_as_its_parts_are():
+    assert resource_id("S", "Rg-Web", "Web") == (
+        "/subscriptions/S/resourceGroups/Rg-Web/providers/Microsoft.Compute/virtualMachineScaleSets/Web"
+    )
+
+
+def test_identity_is_folded_and_the_spelling_is_kept():
+    one, other = scale_set("Web", "RG-Web"), scale_set("wEB", "rg-wEB")
+    assert (
+        one.id
+        == other.id
+        == (
+            f"/subscriptions/{SUBSCRIPTION}/resourcegroups/rg-web"
+            "/providers/microsoft.compute/virtualmachinescalesets/web"
+        )
+    )
+    assert one.identity == (SUBSCRIPTION, "rg-web", "web")
+    assert (one.name, one.resource_group) == ("Web", "RG-Web")
+    assert one != other
+
+
+def test_the_difference_tells_who_is_gone_changed_and_new():
+    a, b, c = scale_set("a"), scale_set("b"), scale_set("c")
+    slower = scale_set("b", interval=600.0)
+    assert difference([a, b], [slower, c]) == Difference(gone=(a,), changed=(slower,), new=(c,))
+    assert difference([a, b], [b, a]) == Difference(gone=(), changed=(), new=())
+
+
+def test_another_spelling_is_a_change_and_no_other_scale_set():
+    assert difference([scale_set("web")], [scale_set("Web")]) == Difference((), (scale_set("Web"),), ())
+
+
+@pytest.mark.parametrize(
+    ("scale_set_id", "of_two", "of_three", "of_ten"),
+    [
+        ("/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/virtualmachinescalesets/a", 0, 0, 8),
+        ("/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/virtualmachinescalesets/b", 1, 1, 3),
+        ("/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/virtualmachinescalesets/c", 1, 1, 5),
+        ("/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/virtualmachinescalesets/d", 1, 1, 4),
+    ],
+)
+def test_a_scale_set_has_the_same_shard_on_every_platform_for_ever(
+    scale_set_id: str, of_two: int, of_three: int, of_ten: int
+):
+    assert [shard_of(scale_set_id, total) for total in (2, 3, 10)] == [of_two, of_three, of_ten]
+    assert shard_of(scale_set_id, 1) == 0
+
+
+def test_one_shard_more_moves_scale_sets_only_to_itself():
+    ids = [scale_set(f"web-{number}").id for number in range(300)]
+    moved = [key for key in ids if shard_of(key, 3) != shard_of(key, 4)]
+    assert {shard_of(key, 4) for key in moved} == {3}
+    assert 40 < len(moved) < 110

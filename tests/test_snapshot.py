@@ -1,0 +1,81 @@
+"""What a poll changes of what is known."""
+
+import pytest
+
+from exporter.history import History, Progress, Upgrade, UpgradeState
+from exporter.scale_set import ScaleSet
+from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success, without_history
+
+UNKNOWN = Snapshot(ScaleSet("s", "rg", "web", 300.0), 300.0)
+START = 1000.0
+
+
+def history(
+    state: UpgradeState = UpgradeState.ROLLING_FORWARD, pending: int = 9, start: float = START
+) -> History:
+    return History((Upgrade(state=state, start=start, progress=Progress(pending=pending)),))
+
+
+def test_nothing_is_known_before_the_first_poll():
+    assert (UNKNOWN.polled, UNKNOWN.latest, UNKNOWN.last_poll) == (False, None, None)
+
+
+def test_a_good_poll_brings_history_and_timestamps():
+    known = after_success(UNKNOWN, history(), now=2000.0)
+    assert known.polled
+    assert known.latest == history().latest
+    assert (known.last_poll, known.last_success, known.last_progress) == (2000.0, 2000.0, START)
+    assert known.failure is None
+
+
+def test_a_failed_poll_is_visible_and_keeps_the_last_good_answer_with_its_time():
+    known = after_failure(after_success(UNKNOWN, history(), 2000.0), Reason.TIMEOUT, "no answer", 2060.0)
+    assert (known.failure, known.failure_message) == (Reason.TIMEOUT, "no answer")
+    assert (known.last_poll, known.last_success) == (2060.0, 2000.0)
+    assert known.latest == history().latest
+
+
+def test_a_good_poll_ends_the_failure():
+    known = after_success(after_failure(UNKNOWN, Reason.TIMEOUT, "no answer", 2000.0), history(), 2060.0)
+    assert (known.failure, known.failure_message) == (None, "")
+
+
+def test_a_scale_set_that_is_gone_leaves_no_history():
+    known = after_failure(after_success(UNKNOWN, history(), 2000.0), Reason.NOT_FOUND, "gone", 2060.0)
+    assert known.history is None
+    assert known.latest is None
+    assert known.last_success == 2000.0
+
+
+def test_a_pause_is_a_failure_but_no_poll():
+    known = after_pause(after_success(UNKNOWN, history(), 2000.0))
+    assert (known.failure, known.last_poll) == (Reason.THROTTLED, 2000.0)
+    assert known.latest == history().latest
+
+
+@pytest.mark.parametrize(
+    ("second", "progress"),
+    [
+        (history(), START),
+        (history(pending=8), 2060.0),
+        (history(UpgradeState.COMPLETED), 2060.0),
+        (history(start=2030.0), 2030.0),
+        (History(), None),
+    ],
+    ids=["the same", "other counts", "another state", "another upgrade", "none any more"],
+)
+def test_progress_is_when_state_or_counts_were_seen_to_change(second: History, progress: float | None):
+    known = after_success(after_success(UNKNOWN, history(), 2000.0), second, 2060.0)
+    assert known.last_progress == progress
+
+
+def test_an_outage_longer_than_max_age_is_no_progress():
+    known = after_success(after_success(UNKNOWN, history(), 2000.0), history(pending=8), 2060.0)
+    back = after_success(without_history(known), history(pending=8), 99_000.0)
+    assert without_history(known).history is None
+    assert back.last_progress == 2060.0
+
+
+def test_an_equal_answer_leaves_the_very_same_history():
+    known = after_success(UNKNOWN, history(), 2000.0)
+    assert after_success(known, history(), 2060.0).history is known.history
