@@ -9,11 +9,12 @@ import base64
 import json
 import re
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from time import perf_counter, time
 from typing import NoReturn
 from urllib.parse import quote
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import stamina
@@ -48,6 +49,7 @@ MAX_PAGES = 100
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 """Of a page as decoded, so that a small gzip does not become a large one."""
 MAX_ERROR_BYTES = 64 * 1024
+MAX_MESSAGE = 3 * EXCERPT
 ATTEMPTS = 3
 """Requests at most for a page. The poll's timeout is shared out among them, so that a lost answer is not the end."""
 
@@ -74,9 +76,6 @@ class _Page:
 stamina.instrumentation.set_on_retry_hooks([])  # retries are counted here, under our names
 
 
-stamina.instrumentation.set_on_retry_hooks([])  # retries are counted here, under our names
-
-
 class Client:
     """A session with Resource Manager. Made inside the event loop."""
 
@@ -90,8 +89,8 @@ class Client:
             connector=aiohttp.TCPConnector(limit=connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"vmss-upgrade-exporter/{__version__}", "Accept": "application/json"},
-            trust_env=self.endpoint.scheme
-            == "https",  # over http, which is loopback, no proxy may see the token
+            middlewares=(_send_once,),
+            proxy=_proxy(self.endpoint),
         )
 
     async def upgrade_history(
@@ -117,7 +116,7 @@ class Client:
 class _Call:
     """One poll's round trip: requests, retries and pages under one deadline."""
 
-    __slots__ = ("_client", "_spend", "_subscription_id", "_timeout", "_verdict")
+    __slots__ = ("_client", "_silence", "_spend", "_subscription_id", "_timeout", "_verdict")
 
     def __init__(
         self, client: Client, subscription_id: str, timeout: float, spend: Callable[[], None]
@@ -126,8 +125,9 @@ class _Call:
         self._subscription_id = subscription_id
         self._timeout = timeout
         self._spend = spend
-        self._verdict: PollError = TimedOut(f"no answer within {timeout:g} s")
-        """What the deadline means, should it come now."""
+        self._silence = TimedOut(f"no answer within {timeout:g} s")
+        self._verdict: PollError = self._silence
+        """What it means if no answer comes any more."""
 
     async def answer(self, url: URL) -> Answer:
         pages: list[_Page] = []
@@ -135,13 +135,14 @@ class _Call:
         try:
             async with asyncio.timeout(self._timeout):
                 while link is not None:
-                    if len(pages) == MAX_PAGES:
-                        raise Malformed(f"more than {MAX_PAGES} pages")
                     if pages:
                         self._spend()
                     pages.append(await self._page(link))
+                    self._verdict = self._silence
                     link = self._next(pages[-1])
-        except TimeoutError:
+                    if link is not None and len(pages) == MAX_PAGES:
+                        raise _malformed(f"more than {MAX_PAGES} pages", pages[-1])
+        except (TimeoutError, TimedOut):
             raise self._verdict from None
         return Answer(tuple([page.document for page in pages]), pages[-1].request_id, pages[-1].excerpt)
 
@@ -193,9 +194,6 @@ class _Call:
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            why = one_line(f"{type(error).__name__}: {error}")
-            raise (Malformed if status != "error" or _has_status_line(error) else Unreachable)(why) from error
         finally:
             telemetry.azure_requests.labels(self._subscription_id, status).inc()
             telemetry.azure_request_duration.observe(perf_counter() - started)
@@ -207,21 +205,78 @@ class _Call:
             return None
         url = same_origin(link, self._client.endpoint)
         if url is None:
-            why = f"nextLink leads elsewhere: {one_line(str(link))}"
-            raise Malformed(why, request_id=page.request_id, excerpt=page.excerpt)
+            raise _malformed(f"nextLink leads elsewhere: {one_line(str(link))}", page)
         return url
 
 
 def same_origin(link: object, endpoint: URL) -> URL | None:
-    """Return ``link`` if it is an absolute URL to ``endpoint``'s scheme, host and port, else ``None``."""
-    if not isinstance(link, str):
+    """Return where ``link`` leads if that is ``endpoint``'s scheme, host and port, else ``None``.
+
+    Of the link no more than path and query are used: the rest is ``endpoint``'s own.
+    """
+    if not isinstance(link, str) or not _URI.fullmatch(link):
         return None
     try:
         url = URL(link, encoded=True)
-        same = url.user is None and url.password is None and url.origin() == endpoint.origin()
+        same = url.user is None and url.password is None and _origin(url) == _origin(endpoint)
+        return URL(f"{endpoint.origin()}{url.raw_path_qs}", encoded=True) if same else None
     except ValueError:
         return None
-    return url if same else None
+
+
+_URI = re.compile(r"[!-~]+")
+"""Printable ASCII without the space: what may stand in a request line."""
+
+
+def _origin(url: URL) -> tuple[str, str, int | None]:
+    return url.scheme.lower(), (url.raw_host or "").lower(), url.port
+
+
+def _proxy(endpoint: URL) -> str | None:
+    """Return the proxy that the environment names for Azure.
+
+    Over http, which is loopback, no proxy may see the token. aiohttp's ``trust_env`` would ask anew for each
+    request, and heed ``.netrc``, which gives passwords where we give a token.
+    """
+    proxy = getproxies().get("https")
+    if proxy is None or endpoint.scheme != "https" or proxy_bypass(endpoint.raw_host or ""):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Send a request. When the connection breaks, aiohttp sends it again, unseen by budget and count: not here."""
+    try:
+        return await handler(request)
+    except TimeoutError:
+        raise
+    except (aiohttp.ClientError, OSError) as error:
+        raise _no_answer(error) from error
+
+
+def _no_answer(error: Exception) -> PollError:
+    """Return what it means that no head of an answer came: whether a status line did, makes the difference."""
+    why = one_line(f"{type(error).__name__}: {error}")
+    match error:
+        case aiohttp.ServerDisconnectedError(message=message) if not isinstance(message, str):
+            return Malformed("the answer ended within its head")
+        case aiohttp.ClientHttpProxyError():
+            return Unreachable(why)
+        case aiohttp.ClientResponseError() if not _is_bad_status_line(error):
+            return Malformed(why)
+    return Unreachable(why)
+
+
+def _is_bad_status_line(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, BadStatusLine):
+        error = error.__cause__
+    return error is not None
+
+
+def _malformed(why: str, page: "_Page") -> Malformed:
+    return Malformed(why, request_id=page.request_id, excerpt=page.excerpt)
 
 
 def demanded_claims(www_authenticate: str | None) -> str | None:
@@ -250,40 +305,47 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 async def _decode(response: aiohttp.ClientResponse) -> _Page:
     """Decode the body of a good answer."""
-    request_id = response.headers.get("x-ms-request-id", "")
-    body = await _read(response, MAX_PAGE_BYTES + 1)
-    excerpt = body[:EXCERPT].decode(errors="replace")
+    body, broken = await _read(response, MAX_PAGE_BYTES + 1)
+    page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body))
+    if isinstance(broken, TimeoutError):
+        raise broken
+    if broken is not None:
+        raise _malformed(one_line(f"{type(broken).__name__}: {broken}"), page) from broken
     if len(body) > MAX_PAGE_BYTES:
-        raise Malformed(f"a page of more than {MAX_PAGE_BYTES} bytes", request_id=request_id, excerpt=excerpt)
+        raise _malformed(f"a page of more than {MAX_PAGE_BYTES} bytes", page)
     try:
         document: object = _DECODER.decode(body.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
-        why = f"not JSON: {one_line(str(error))}"
-        raise Malformed(why, request_id=request_id, excerpt=excerpt) from error
-    return _Page(document, request_id, excerpt)
+        raise _malformed(f"not JSON: {one_line(str(error))}", page) from error
+    return replace(page, document=document)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read a body, decoded, up to ``limit`` bytes; the rest is never read."""
+async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Exception | None]:
+    """Read a body, decoded, up to ``limit`` bytes; the rest is never read. Return it, and what broke it off."""
     chunks: list[bytes] = []
     length = 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        length += len(chunk)
-        if length >= limit:
-            response.close()
-            break
-    return b"".join(chunks)[:limit]
+    broken: Exception | None = None
+    try:
+        async for chunk in response.content.iter_any():
+            chunks.append(chunk)
+            length += len(chunk)
+            if length >= limit:
+                response.close()
+                break
+    except (aiohttp.ClientError, OSError) as error:
+        broken = error
+    return b"".join(chunks)[:limit], broken
+
+
+def _excerpt(body: bytes) -> str:
+    return body[: 4 * EXCERPT].decode(errors="replace")[:EXCERPT]
 
 
 async def _failure(response: aiohttp.ClientResponse) -> PollError:
     """Return what an answer other than 200 means."""
     status, headers = response.status, response.headers
-    try:
-        body = await _read(response, MAX_ERROR_BYTES)
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        body = b""  # the status says enough
-    message = f"HTTP {status} {parse_error(body) or response.reason or ''}".rstrip()
+    body, _ = await _read(response, MAX_ERROR_BYTES)  # the status says enough, should it break off
+    message = one_line(f"HTTP {status} {parse_error(body) or response.reason or ''}", MAX_MESSAGE)
     request_id = headers.get("x-ms-request-id", "")
     kind = _BY_STATUS.get(status) or _BY_STATUS_CLASS.get(status // 100, Malformed)
     if kind is Unauthorized:
@@ -293,15 +355,11 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
         pause = retry_after(headers.get("Retry-After"), time())
         return Throttled(message, request_id=request_id, retry_after=pause)
     if kind is Malformed:
-        message = f"{message} {one_line(headers.get('Location', ''))}".rstrip()
+        message = one_line(f"{message} {headers.get('Location', '')}", MAX_MESSAGE)
+        return Malformed(message, request_id=request_id, excerpt=_excerpt(body))
     return kind(message, request_id=request_id)
 
 
 _BY_STATUS: dict[int, type[PollError]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 429: Throttled}
 _BY_STATUS_CLASS: dict[int, type[PollError]] = {4: BadRequest, 5: ServerError}
 """All else, a redirect above all, is no answer to what was asked."""
-
-
-def _has_status_line(error: Exception) -> bool:
-    """Whether an answer came at all: HTTP's first line did, what followed was no HTTP."""
-    return isinstance(error, aiohttp.ClientResponseError) and not isinstance(error.__cause__, BadStatusLine)

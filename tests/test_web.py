@@ -1,0 +1,244 @@
+"""The HTTP surface, over real HTTP."""
+
+import gzip
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.exposition import Exposition, Format
+from exporter.scale_set import ScaleSet, difference
+from exporter.store import Store
+from exporter.telemetry import Telemetry
+from exporter.web import (
+    CHUNK_BYTES,
+    Address,
+    Server,
+    accepts_gzip,
+    application,
+    chunks,
+    negotiate,
+    parse_address,
+)
+
+
+@dataclass
+class Status:
+    ready: bool = False
+    configuration: str = "cloud: public\n"
+
+
+@dataclass
+class Site:
+    """A running server, and a client that takes what comes as it comes."""
+
+    client: aiohttp.ClientSession
+    store: Store
+    status: Status
+
+    async def get(self, path: str, **headers: str) -> tuple[int, aiohttp.ClientResponse, bytes]:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.get(path, headers={"Accept-Encoding": "identity", **given}) as response:
+            return response.status, response, await response.read()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    store, telemetry, status = Store(), Telemetry(), Status()
+    store.apply(difference([], [ScaleSet("s", "rg", f"web-{number}", 300.0) for number in range(3)]))
+    server = Server(application(Exposition(store, telemetry), telemetry, status, "/metrics"))
+    (address,) = await server.start([Address("127.0.0.1", 0)])
+    async with aiohttp.ClientSession(f"http://{address}", auto_decompress=False) as client:
+        yield Site(client, store, status)
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    ],
+)
+async def test_metrics_come_in_the_format_asked_for(site: Site, accept: str, content_type: str):
+    status, response, body = await site.get("/metrics", Accept=accept)
+    assert (status, response.headers["Content-Type"]) == (200, content_type)
+    assert response.headers["Vary"] == "Accept, Accept-Encoding"
+    assert int(response.headers["Content-Length"]) == len(body)
+    assert body.startswith(b"# HELP azure_vmss_os_upgrade_up ")
+
+
+async def test_metrics_come_compressed_where_that_is_accepted(site: Site):
+    _, response, body = await site.get("/metrics", Accept_Encoding="gzip")
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body).startswith(b"# HELP azure_vmss_os_upgrade_up ")
+
+
+async def test_head_gives_the_headers_alone(site: Site):
+    async with site.client.head("/metrics") as response:
+        assert response.status == 200
+        assert int(response.headers["Content-Length"]) > 1000
+        assert await response.read() == b""
+
+
+async def test_probes_tell_healthy_and_ready_apart(site: Site):
+    assert (await site.get("/-/healthy"))[0] == 200
+    assert (await site.get("/-/ready"))[0] == 503
+    site.status.ready = True
+    assert (await site.get("/-/ready"))[0] == 200
+
+
+async def test_the_configuration_in_force_is_shown(site: Site):
+    status, response, body = await site.get("/config")
+    assert (status, response.content_type, body) == (200, "text/plain", b"cloud: public\n")
+
+
+async def test_the_landing_page_leads_to_the_metrics(site: Site):
+    status, response, body = await site.get("/")
+    assert (status, response.content_type) == (200, "text/html")
+    assert b'<a href="/metrics">' in body
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("POST", "/metrics", 405)])
+async def test_what_is_not_served_is_refused(site: Site, method: str, path: str, status: int):
+    async with site.client.request(method, path) as response:
+        assert response.status == status
+
+
+async def test_requests_are_counted_by_path_and_unknown_paths_as_one(site: Site):
+    for path in ("/-/healthy", "/-/ready", "/a", "/b"):
+        await site.get(path)
+    body = (await site.get("/metrics"))[2].decode()
+    counts = [
+        line for line in body.splitlines() if line.startswith("vmss_upgrade_exporter_http_requests_total")
+    ]
+    assert counts == [
+        'vmss_upgrade_exporter_http_requests_total{code="200",path="/-/healthy"} 1.0',
+        'vmss_upgrade_exporter_http_requests_total{code="503",path="/-/ready"} 1.0',
+        'vmss_upgrade_exporter_http_requests_total{code="404",path="other"} 2.0',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ([], Format.TEXT),
+        (["*/*"], Format.TEXT),
+        (["text/plain"], Format.TEXT),
+        (["text/html, */*;q=0.8"], Format.TEXT),
+        (["application/openmetrics-text"], Format.OPENMETRICS),
+        (["application/openmetrics-text; version=1.0.0; charset=utf-8"], Format.OPENMETRICS),
+        (["application/openmetrics-text;version=0.0.1"], Format.TEXT),
+        (["application/openmetrics-text;version=2.0.0"], Format.TEXT),
+        (["application/openmetrics-text;q=0"], Format.TEXT),
+        (["application/openmetrics-text;q=0.4, text/plain;q=0.5"], Format.TEXT),
+        (["text/plain", "application/openmetrics-text"], Format.OPENMETRICS),
+        (["APPLICATION/OpenMetrics-Text"], Format.OPENMETRICS),
+        (
+            [  # Prometheus 2.42
+                (
+                    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+                    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+                )
+            ],
+            Format.OPENMETRICS,
+        ),
+        (
+            [  # Prometheus 3
+                (
+                    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+                    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+                    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+                )
+            ],
+            Format.OPENMETRICS,
+        ),
+    ],
+)
+def test_accept_chooses_the_format(accept: list[str], expected: Format):
+    assert negotiate(accept) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ([], False),
+        (["identity"], False),
+        (["gzip"], True),
+        (["GZIP"], True),
+        (["deflate, gzip;q=0.5"], True),
+        (["deflate", "gzip"], True),
+        (["gzip;q=0"], False),
+        (["gzip;q=0, *"], False),
+        (["*"], True),
+        (["gzip;q=much"], False),
+    ],
+)
+def test_accept_encoding_allows_gzip(header: list[str], expected: bool):
+    assert accepts_gzip(header) is expected
+
+
+@given(st.lists(st.text(), max_size=3))
+def test_any_header_is_an_answer(headers: list[str]):
+    assert negotiate(headers) in Format
+    assert accepts_gzip(headers) in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([], []),
+        ([1, 2], [3]),
+        ([CHUNK_BYTES, 1], [CHUNK_BYTES, 1]),
+        ([CHUNK_BYTES - 1, 5, 7], [CHUNK_BYTES + 4, 7]),
+    ],
+)
+def test_small_pieces_are_written_together(sizes: list[int], expected: list[int]):
+    assert [len(chunk) for chunk in chunks(b"x" * size for size in sizes)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":9847", Address(None, 9847)),
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("localhost:9847", Address("localhost", 9847)),
+        ("[::1]:9847", Address("::1", 9847)),
+        ("[::]:9847", Address("::", 9847)),
+    ],
+)
+def test_an_address_is_read_as_prometheus_exporters_write_it(text: str, address: Address):
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9847", "localhost", "localhost:", "localhost:x", "localhost:65536", "::1:9847"]
+)
+def test_what_is_no_address_is_refused(text: str):
+    with pytest.raises(ValueError, match=r"must be host:port|stands in brackets"):
+        parse_address(text)
+
+
+async def test_a_server_listens_on_several_addresses_ipv6_too():
+    server = Server(application(Exposition(Store(), Telemetry()), Telemetry(), Status(), "/metrics"))
+    addresses = await server.start([Address("127.0.0.1", 0), Address("::1", 0)])
+    async with aiohttp.ClientSession() as client:
+        for address in addresses:
+            async with client.get(f"http://{address}/-/healthy") as response:
+                assert response.status == 200
+    await server.stop()
+    assert addresses[1].startswith("[::1]:")
+
+
+async def test_an_address_in_use_is_named():
+    server = Server(application(Exposition(Store(), Telemetry()), Telemetry(), Status(), "/metrics"))
+    (address,) = await server.start([Address("127.0.0.1", 0)])
+    other = Server(application(Exposition(Store(), Telemetry()), Telemetry(), Status(), "/metrics"))
+    with pytest.raises(OSError, match=f"cannot listen on {address}: .*in use"):
+        await other.start([parse_address(address)])
+    await other.stop()
+    await server.stop()
