@@ -56,7 +56,8 @@ def _items(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _quote(value: str) -> str:
-    return value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    printable = value.isprintable()  # no line break, no escape of a terminal's, whatever Unicode calls it
+    return value if printable and _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=not printable)
 
 
-_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f]+")
+_PLAIN = re.compile(r'[^\s"=\\]+')

@@ -26,6 +26,6 @@ def _seconds(header: str, now: float) -> float:
         return float(header[:10])
     try:
         at = email.utils.parsedate_to_datetime(header)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now

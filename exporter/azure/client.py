@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import stamina
+from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import BadStatusLine
 from yarl import URL
 
@@ -260,10 +261,11 @@ def _no_answer(error: Exception) -> PollError:
     """Return what it means that no head of an answer came: whether a status line did, makes the difference."""
     why = one_line(f"{type(error).__name__}: {error}")
     match error:
-        case aiohttp.ServerDisconnectedError(message=message) if not isinstance(message, str):
-            return Malformed("the answer ended within its head")
-        case aiohttp.ClientHttpProxyError():
-            return Unreachable(why)
+        case aiohttp.ServerDisconnectedError(message=RawResponseMessage(code=code)):
+            # An orderly end; of a reset aiohttp does not tell what came before it.
+            return (Malformed if code >= HTTPStatus.CONTINUE else Unreachable)("the answer ended in its head")
+        case aiohttp.ClientHttpProxyError(status=status, message=message):
+            return Unreachable(one_line(f"the proxy answers {status} {message}"))  # its URL holds a password
         case aiohttp.ClientResponseError() if not _is_bad_status_line(error):
             return Malformed(why)
     return Unreachable(why)

@@ -1,0 +1,154 @@
+"""The command: exit codes and one clear line for each foreseeable fault, as a user would meet them."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from exporter import __version__
+from exporter.config import load
+from tests.processes import exporter
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+NAMED = f"subscriptions: [{{id: {SUBSCRIPTION}, scale_sets: [{{resource_group: rg, name: web}}]}}]\n"
+
+
+def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=folder,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text(NAMED)
+    return tmp_path
+
+
+def test_the_version_is_told(folder: Path):
+    ended = command("--version", folder=folder)
+    assert (ended.returncode, ended.stdout.split(" (")[0]) == (0, f"vmss-upgrade-exporter {__version__}")
+
+
+def test_help_names_commands_and_flags(folder: Path):
+    ended = command("--help", folder=folder)
+    assert ended.returncode == 0
+    for word in ("demo", "simulate", "check", "--config.file", "--web.listen-address", "--log.format"):
+        assert word in ended.stdout
+
+
+def test_check_finds_a_good_configuration_fine(folder: Path):
+    ended = command("check", folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == (
+        "config.yaml: fine: 1 subscriptions, 1 scale sets named, discovery in 0 subscriptions\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("check",)])
+def test_a_wrong_configuration_ends_with_2_and_every_fault_with_its_line(
+    folder: Path, arguments: tuple[str, ...]
+):
+    (folder / "config.yaml").write_text(f"polling:\n  interval: soon\n  pace: 1\n{NAMED}")
+    ended = command(*arguments, folder=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        'config.yaml:2: polling.interval: must be a duration such as 90s, 5m or 1h30m, not "soon"\n'
+        "config.yaml:3: polling.pace: is not known\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--no.such.flag"], "unrecognized arguments: --no.such.flag"),
+        (["--web.listen-address=nowhere"], "must be host:port, [address]:port or :port, not 'nowhere'"),
+        (["--web.telemetry-path=metrics"], "must begin with /, not 'metrics'"),
+        (["--log.level=loud"], "invalid choice: 'loud'"),
+        (["demo", "--simulator.scale-sets=0"], "must be a whole number, 1 or more, not '0'"),
+        (["demo", "--simulator.speed=fast"], "must be a number above 0, not 'fast'"),
+        (["demo", "--simulator.faults=2"], "must be a number from 0 to 1, not '2'"),
+    ],
+)
+def test_a_wrong_flag_ends_with_2(folder: Path, arguments: list[str], said: str):
+    ended = command(*arguments, folder=folder)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_configuration_that_cannot_be_read_ends_with_1_and_one_line(folder: Path):
+    ended = command("--config.file=missing.yaml", folder=folder)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "vmss-upgrade-exporter: missing.yaml: No such file or directory\n",
+    )
+
+
+def test_a_missing_certificate_ends_with_1_and_one_line(folder: Path):
+    (folder / "config.yaml").write_text(
+        f"credential: {{kind: client_certificate, tenant_id: t, client_id: c, certificate_file: cert.pem}}\n{NAMED}"
+    )
+    ended = command(folder=folder)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "vmss-upgrade-exporter: cert.pem: No such file or directory\n",
+    )
+
+
+def test_a_port_in_use_ends_with_1_and_one_line(folder: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = command(f"--web.listen-address={address}", folder=folder)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"vmss-upgrade-exporter: cannot listen on {address}: ")
+    assert "in use" in line
+
+
+async def test_simulate_writes_a_configuration_that_polls_it(tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    simulator = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exporter", "simulate", f"--simulator.config-out={file}"),
+        "--simulator.scale-sets=3",
+        "--simulator.subscriptions=1",
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert simulator.stderr is not None
+    try:
+        line = (await simulator.stderr.readline()).decode()
+        while not file.exists():
+            await asyncio.sleep(0.02)
+        config = load(file)
+        assert config.cloud.endpoint in line
+        assert len(config.named_scale_sets()) == 3
+        async with exporter(
+            f"--config.file={file}",
+            IDENTITY_ENDPOINT=f"{config.cloud.endpoint}/token",
+            IDENTITY_HEADER="simulator",
+        ) as daemon:
+            await daemon.until_ready()
+            assert (await daemon.get("/metrics"))[1].count("\nazure_vmss_os_upgrade_up{") == 3
+            shown = (await daemon.get("/config"))[1]
+            assert yaml.safe_load(shown)["cloud"]["endpoint"] == config.cloud.endpoint
+    finally:
+        simulator.terminate()
+        assert await simulator.wait() == 0
+
+
+async def test_the_telemetry_path_can_be_moved(folder: Path):
+    async with exporter(
+        f"--config.file={folder / 'config.yaml'}", "--web.telemetry-path=/upgrades", "--log.format=json"
+    ) as daemon:
+        assert (await daemon.get("/upgrades"))[0] == 200
+        assert (await daemon.get("/metrics"))[0] == 404
