@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test lint format bench lock
+.PHONY: demo test lint format bench readme lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -26,6 +26,10 @@ format: .venv/test
 # The figures that the README and the commit messages quote. Timings are measured, never asserted.
 bench: .venv/test .venv/packages
 	$(BIN)/python -m tests.bench
+
+# The README's tables of metrics, from the code.
+readme: .venv/test
+	$(BIN)/python -m tests.readme
 
 # New versions within pyproject.toml's bounds, with their hashes.
 LOCK := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \

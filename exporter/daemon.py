@@ -153,6 +153,7 @@ class Daemon:
                 per_minute=polling.budget_share * REQUESTS_PER_MINUTE,
                 shortest_interval=self._shortest_interval,
             )
+            self._telemetry.know(subscription_id)
             plan = self._plans[subscription_id] = Plan(budget, polling.active_interval, self._clock())
             self._schedule.every(RING_SECONDS, f"poll {subscription_id}", partial(self._ring, plan))
         return plan

@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from exporter import __version__
+from exporter.snapshot import Reason
 
 PREFIX = "vmss_upgrade_exporter"
 
@@ -66,6 +67,7 @@ class Telemetry:
             (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )
         self.polls_skipped = counter("polls_skipped", "Polls that were due and not made.", "reason")
+        self.polls_skipped.labels("throttled")
         self.azure_requests = counter(
             "azure_requests",
             "Requests to Azure by status; error where no answer came.",
@@ -94,3 +96,11 @@ class Telemetry:
             (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 10),
             "path",
         )
+
+    def know(self, subscription_id: str) -> None:
+        """Begin the counts of a subscription at 0, so that the first failure is an increase already."""
+        self.polls.labels(subscription_id)
+        self.azure_retries.labels(subscription_id)
+        self.azure_paused_until.labels(subscription_id)
+        for reason in Reason:
+            self.poll_failures.labels(subscription_id, reason.value)

@@ -95,7 +95,9 @@ class Credential:
                 access = await self._credential.get_token(self._cloud.scope, claims=claims)
             except Exception as error:
                 # azure-identity raises AzureError, ValueError, and what its transports and files raise.
-                why = f"no token: {one_line(str(error), 1000)}"
+                # Its str() quotes the whole answer, token and all; its message does not.
+                said = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+                why = f"no token: {one_line(said, 1000)}"
                 self._failure = (monotonic(), why)
                 self._telemetry.credential_failures.inc()
                 raise Unauthorized(why) from error
