@@ -1,4 +1,4 @@
-"""The simulated fleet: which scale sets there are, what befell them until now, and how Azure would put it.
+"""The simulated fleet: which scale sets there are, and what befell them until now.
 
 Theory of operation: a scale set plays one part of ``CAST``, over and over. Cycle n of its part begins at
 ``epoch - phase + n * period`` with a rollout, which runs its course and ends. What is true at ``now`` thus follows
@@ -6,7 +6,7 @@ from ``now`` alone; nothing is remembered or ticked. Before cycle 0 lie past upg
 Courses, phases and periods are in Azure's time, which runs ``speed`` times as fast as the wall clock; timestamps
 are wall time and never in the future.
 
-Pure: ``now``, in epoch seconds, comes in. Must not know HTTP, nor how anyone reads what it renders.
+Pure: ``now``, in epoch seconds, comes in. Must not know HTTP or JSON.
 """
 
 from dataclasses import astuple, dataclass, field
@@ -417,79 +417,3 @@ _ROLLBACK_ERROR = ApiError(
     exception_type="OSDiskSwapException",
     error_detail="The OS disk is locked by another operation.",
 )
-
-
-# --- How Azure puts it -------------------------------------------------------------------------------------
-
-
-def to_json(scale_set: ScaleSet, upgrade: Upgrade) -> dict[str, object]:
-    """Render an upgrade as an UpgradeOperationHistoricalStatusInfo; what is absent has no key."""
-    form, end, rollback = scale_set.part.form, upgrade.end, upgrade.rollback
-    properties = {
-        "runningStatus": _present(
-            {
-                "code": upgrade.state.value,
-                "startTime": _timestamp(upgrade.start, form),
-                form.end_key: None if end is None else _timestamp(end, form),
-            }
-        ),
-        "progress": {
-            "successfulInstanceCount": upgrade.successful,
-            "failedInstanceCount": upgrade.failed,
-            "inProgressInstanceCount": upgrade.in_progress,
-            "pendingInstanceCount": upgrade.pending,
-        },
-        "error": upgrade.error and _error_json(upgrade.error),
-        "startedBy": upgrade.started_by,
-        "targetImageReference": _image_json(upgrade.image),
-        "rollbackInfo": rollback
-        and _present(
-            {
-                "successfullyRolledbackInstanceCount": rollback.successful,
-                "failedRolledbackInstanceCount": rollback.failed,
-                "rollbackError": rollback.error and _error_json(rollback.error),
-            }
-        ),
-    }
-    return {
-        "properties": _present(properties),
-        "type": "Microsoft.Compute/virtualMachineScaleSets/rollingUpgrades",
-        "location": scale_set.location,
-    }
-
-
-def _present(fields: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _timestamp(seconds: float, form: Form) -> str:
-    text = datetime.fromtimestamp(seconds, form.zone).isoformat(timespec="microseconds")
-    return text[:-6] + form.seventh_digit + text[-6:]
-
-
-def _image_json(image: Image) -> dict[str, object]:
-    return _present(
-        {
-            "publisher": image.publisher,
-            "offer": image.offer,
-            "sku": image.sku,
-            "version": image.version,
-            "exactVersion": image.exact_version,
-            "id": image.id,
-            "sharedGalleryImageId": image.shared_gallery_image_id,
-            "communityGalleryImageId": image.community_gallery_image_id,
-        }
-    )
-
-
-def _error_json(error: ApiError) -> dict[str, object]:
-    inner = _present({"exceptiontype": error.exception_type, "errordetail": error.error_detail})
-    return _present(
-        {
-            "code": error.code,
-            "message": error.message,
-            "target": error.target,
-            "details": [_error_json(detail) for detail in error.details] or None,
-            "innererror": inner or None,
-        }
-    )

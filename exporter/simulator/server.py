@@ -21,7 +21,8 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from exporter.simulator.fleet import Fleet, ScaleSet, Upgrade, to_json
+from exporter.simulator.fleet import Fleet, ScaleSet, Upgrade
+from exporter.simulator.wire import to_json
 
 Fault = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 """Answers a request in Azure's place; None leaves the answer to Azure."""

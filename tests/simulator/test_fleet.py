@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.simulator.fleet import Fleet, Rollback, ScaleSet, State, Upgrade, to_json
+from exporter.simulator.fleet import Fleet, Rollback, ScaleSet, State, Upgrade
+from exporter.simulator.wire import to_json
 
 EPOCH = 1_750_000_000.0
 DAY = 86_400.0
