@@ -1,0 +1,59 @@
+"""The clock: it rings, and it only rings."""
+
+import asyncio
+
+from exporter.schedule import Schedule
+
+
+async def test_a_job_rings_at_once_and_then_at_its_interval():
+    rings: asyncio.Queue[None] = asyncio.Queue()
+
+    async def ring() -> None:
+        rings.put_nowait(None)
+
+    schedule = Schedule()
+    schedule.every(0.05, "ring", ring)
+    assert rings.empty()
+    schedule.start()
+    for _ in range(3):
+        await asyncio.wait_for(rings.get(), 5)
+    schedule.stop()
+
+
+async def test_after_a_stop_nothing_rings():
+    rung = 0
+
+    async def ring() -> None:
+        nonlocal rung
+        rung += 1
+
+    schedule = Schedule()
+    schedule.every(0.01, "ring", ring)
+    schedule.start()
+    schedule.stop()
+    await asyncio.sleep(0.05)
+    assert rung == 0
+
+
+async def test_a_schedule_that_never_started_can_be_stopped():
+    Schedule().stop()
+
+
+async def test_a_job_of_the_same_name_takes_the_place_of_the_first():
+    rung: list[str] = []
+    done = asyncio.Event()
+
+    async def first() -> None:
+        rung.append("first")
+
+    async def second() -> None:
+        rung.append("second")
+        done.set()
+
+    schedule = Schedule()
+    schedule.start()
+    schedule.every(60, "ring", first)
+    schedule.every(60, "ring", second)
+    await asyncio.wait_for(done.wait(), 5)
+    schedule.stop()
+    assert rung == ["second"]
