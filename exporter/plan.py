@@ -108,7 +108,7 @@ class Plan:
         target.interval = interval
         self._count(target, 1)
         if target.place is not None and target.place[0] > now:
-            self._enqueue(scale_set_id, target, self._next(target, now))
+            self._enqueue(scale_set_id, target, _next(target.phase, self._in_force(target), now))
 
     def remove(self, scale_set_id: str) -> None:
         """Forget a scale set."""
@@ -135,25 +135,35 @@ class Plan:
         self._tokens -= requests
         self._spent.extend([now] * requests)
 
-    def finished(self, scale_set_id: str, now: float, *, active: bool, found: bool) -> None:
-        """Say that the poll has ended, whether an upgrade is now active, and whether Azure found the scale set."""
-        target = self._targets.get(scale_set_id)
-        if target is None:
-            return
+    def finished(self, scale_set_id: str, now: float, *, active: bool, found: bool) -> float:
+        """Say that the poll has ended, whether an upgrade is now active, and whether Azure found the scale set.
+
+        Returns the interval now in force for it, in seconds.
+        """
+        target = self._targets[scale_set_id]
         as_before = target.finished and (target.active, target.found) == (active, found)
-        self._count(target, -1)
-        target.finished, target.active, target.found = True, active, found
-        self._count(target, 1)
+        if not as_before:
+            self._count(target, -1)
+            target.finished, target.active, target.found = True, active, found
+            self._count(target, 1)
+        interval = self._in_force(target)
         # When only the stretch has changed, the next time in phase may be moments away: let half an interval pass, or
         # a growing stretch would double the demand that it is to bring down.
-        earliest = now + self._in_force(target) / 2 if as_before else now
-        self._enqueue(scale_set_id, target, self._next(target, earliest))
+        earliest = now + interval / 2 if as_before else now
+        self._enqueue(scale_set_id, target, _next(target.phase, interval, earliest))
+        return interval
 
-    def pause(self, until: float) -> None:
-        """Poll nobody before ``until``; then start with an empty bucket, so that all come back at its pace."""
-        self._paused_until = max(self._paused_until, until)
+    def pause(self, until: float) -> bool:
+        """Poll nobody before ``until``; then start with an empty bucket, so that all come back at its pace.
+
+        Returns whether that is later than an earlier pause says: none is ever shortened.
+        """
+        if until <= self._paused_until:
+            return False
+        self._paused_until = until
         self._tokens = min(self._tokens, 0.0)
-        self._refilled = max(self._refilled, self._paused_until)
+        self._refilled = max(self._refilled, until)
+        return True
 
     def interval(self, scale_set_id: str) -> float:
         """Return the interval now in force for a scale set, in seconds."""
@@ -183,11 +193,6 @@ class Plan:
             wanted = sum(number / each for (first, each), number in self._demand.items() if not first)
             stretch = _stretch(wanted / (rate - wanted_by_active / stretch))
         return interval * stretch
-
-    def _next(self, target: _Target, earliest: float) -> float:
-        """Return the first time after ``earliest`` at which its phase falls in its interval."""
-        interval = self._in_force(target)
-        return (floor(earliest / interval - target.phase) + 1 + target.phase) * interval
 
     def _enqueue(self, scale_set_id: str, target: _Target, due: float) -> None:
         self._arrivals += 1
@@ -231,6 +236,11 @@ class Plan:
 def _phase(scale_set_id: str) -> float:
     """Return where in its interval a scale set is polled, from 0 to 1."""
     return int.from_bytes(sha256(scale_set_id.encode()).digest()[:6], "big") / 2**48
+
+
+def _next(phase: float, interval: float, earliest: float) -> float:
+    """Return the first time after ``earliest`` at which a phase falls in its interval."""
+    return (floor(earliest / interval - phase) + 1 + phase) * interval
 
 
 def _stretch(load: float) -> float:

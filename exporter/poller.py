@@ -6,7 +6,7 @@ The only place that catches a poll's errors. Knows nothing of the clock, of budg
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter, time
 
@@ -22,6 +22,15 @@ from exporter.store import Store
 from exporter.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What a good poll brought."""
+
+    history: History
+    digest: bytes
+    """Of the answer, by which the same one is known again."""
 
 
 class Poller:
@@ -56,7 +65,10 @@ class Poller:
             task.add_done_callback(partial(self._ended, due.scale_set_id))
         for due in turn.throttled:
             self._telemetry.polls_skipped.labels("throttled").inc()
-            self._store.write(after_pause(self._store[due.scale_set_id]))
+            before = self._store[due.scale_set_id]
+            after = after_pause(before)
+            self._store.write(after)
+            _log_health(before, after)
 
     async def retire(self, scale_set_ids: Iterable[str]) -> None:
         """Stop the polls of these scale sets, and wait until they have stopped."""
@@ -78,54 +90,59 @@ class Poller:
     async def _run(self, due: Due, plan: Plan) -> None:
         key = due.scale_set_id
         async with self._slots:
-            scale_set = self._store[key].scale_set
+            known = self._store[key]
             self._telemetry.poll_delay.observe(max(0.0, self._clock() - due.since))
             started = perf_counter()
-            outcome = await self._poll(scale_set, plan)
+            outcome = await self._poll(known, plan)
             self._telemetry.poll_duration.observe(perf_counter() - started)
-        self._count(scale_set.subscription_id, outcome)
+        self._count(known.scale_set.subscription_id, outcome)
         before = self._store[key]  # a reload may have given it new labels meanwhile
         if isinstance(outcome, PollError):
             if isinstance(outcome, Throttled):
-                self._pause(scale_set.subscription_id, outcome.retry_after, plan)
+                self._pause(before.scale_set.subscription_id, outcome.retry_after, plan)
             after = after_failure(before, outcome.reason, str(outcome), time())
         else:
-            after = after_success(before, outcome, time())
+            after = after_success(before, outcome.history, time(), outcome.digest)
         latest = after.latest_seen
         found = after.failure is not Reason.NOT_FOUND
         active = found and latest is not None and latest.state.active
-        plan.finished(key, self._clock(), active=active, found=found)
-        self._store.write(replace(after, interval=plan.interval(key)))
-        _log_health(before, after, outcome)
+        interval = plan.finished(key, self._clock(), active=active, found=found)
+        self._store.write(after if after.interval == interval else replace(after, interval=interval))
+        _log_health(before, after, outcome if isinstance(outcome, PollError) else None)
         _log_upgrade(before, after)
 
-    async def _poll(self, scale_set: ScaleSet, plan: Plan) -> History | PollError:
+    async def _poll(self, known: Snapshot, plan: Plan) -> _News | PollError:
         def spend() -> None:
             plan.spend(1, self._clock())
 
         try:
-            answer = await self._client.upgrade_history(scale_set, self._timeout_seconds, spend)
+            answer = await self._client.upgrade_history(
+                known.scale_set, self._timeout_seconds, spend, known.digest
+            )
+            if answer.unchanged and known.history is not None:
+                return _News(known.history, known.digest)
             history = parse_history(answer.pages)
         except PollError as error:
             return error
         except Exception:
             # Ours to mend; but it must not take the scale set out of the plan, nor hide.
-            log.exception("defect in a poll", extra=_identity(scale_set))
+            log.exception("defect in a poll", extra=_identity(known.scale_set))
             return Malformed("a defect of the exporter, see its log")
         if isinstance(history, MalformedHistory):
             return Malformed(history.why, request_id=answer.request_id, excerpt=answer.excerpt)
-        return history
+        return _News(history, answer.digest)
 
-    def _count(self, subscription_id: str, outcome: History | PollError) -> None:
+    def _count(self, subscription_id: str, outcome: _News | PollError) -> None:
         self._telemetry.polls.labels(subscription_id).inc()
         if isinstance(outcome, PollError):
             self._telemetry.poll_failures.labels(subscription_id, outcome.reason.value).inc()
         else:
-            for field in outcome.unrecognised:
+            for field in outcome.history.unrecognised:
                 self._telemetry.unrecognised_values.labels(field).inc()
 
     def _pause(self, subscription_id: str, seconds: float, plan: Plan) -> None:
-        plan.pause(self._clock() + seconds)
+        if not plan.pause(self._clock() + seconds):
+            return  # of polls that were in flight together, the longest pause counts
         self._telemetry.azure_paused_until.labels(subscription_id).set(time() + seconds)
         log.warning(
             "throttled by Azure", extra=fields(subscription_id=subscription_id, paused_seconds=seconds)
@@ -140,18 +157,19 @@ def _identity(scale_set: ScaleSet) -> dict[str, dict[str, object]]:
     )
 
 
-def _log_health(before: Snapshot, after: Snapshot, outcome: History | PollError) -> None:
+def _log_health(before: Snapshot, after: Snapshot, error: PollError | None = None) -> None:
     """Write a line when polls begin to fail, fail for another reason, or succeed again."""
     if before.failure is after.failure:
         return
     line = _identity(after.scale_set)
-    if isinstance(outcome, PollError):
-        line["fields"] |= {"reason": outcome.reason.value, "error": str(outcome)}
-        line["fields"] |= {"request_id": outcome.request_id} if outcome.request_id else {}
-        line["fields"] |= {"excerpt": outcome.excerpt} if outcome.excerpt else {}
-        log.warning("poll failed", extra=line)
-    else:
+    if after.failure is None:
         log.info("poll succeeds again", extra=line)
+        return
+    line["fields"] |= {"reason": after.failure.value, "error": after.failure_message}
+    if error is not None:
+        line["fields"] |= {"request_id": error.request_id} if error.request_id else {}
+        line["fields"] |= {"excerpt": error.excerpt} if error.excerpt else {}
+    log.warning("poll failed", extra=line)
 
 
 def _log_upgrade(before: Snapshot, after: Snapshot) -> None:
@@ -165,5 +183,5 @@ def _log_upgrade(before: Snapshot, after: Snapshot) -> None:
     line = _identity(after.scale_set)
     line["fields"] |= {"state": new.state.value}
     if new.error is not None:
-        line["fields"] |= {"code": new.error.code, "error": new.error.message}
+        line["fields"] |= {"code": new.error.code or "", "error": new.error.message or ""}
     log.log(logging.WARNING if faulted else logging.INFO, "upgrade changed", extra=line)

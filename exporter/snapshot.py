@@ -34,6 +34,8 @@ class Snapshot:
     """Seconds between two polls, as now in force."""
     history: History | None = None
     """The last good answer; ``None`` before the first, after ``max_age`` and when the scale set is not found."""
+    digest: bytes = b""
+    """Of the answer that brought ``history``; empty where it cannot be told whether it comes again."""
     last_poll: float | None = None
     """When the last poll ended, good or bad."""
     last_success: float | None = None
@@ -58,18 +60,19 @@ class Snapshot:
         return None if self.history is None else self.history.latest
 
 
-def after_success(before: Snapshot, history: History, now: float) -> Snapshot:
+def after_success(before: Snapshot, history: History, now: float, digest: bytes = b"") -> Snapshot:
     """Return what is known after a poll that brought ``history``.
 
     Most polls bring what the one before brought; then the very same object stays, so that whoever looks can tell
     by identity that nothing about the upgrades has changed.
     """
-    if before.history == history:
+    if history is not before.history and history == before.history:
         history = before.history
     latest = history.latest
     return replace(
         before,
         history=history,
+        digest=digest,
         last_poll=now,
         last_success=now,
         last_progress=_last_progress(before, latest, now),
@@ -92,7 +95,7 @@ def after_pause(before: Snapshot) -> Snapshot:
 
 def without_history(before: Snapshot) -> Snapshot:
     """Return what is known once the last good history is too old to be served, or void."""
-    return replace(before, history=None)
+    return replace(before, history=None, digest=b"")
 
 
 def _last_progress(before: Snapshot, latest: Upgrade | None, now: float) -> float | None:

@@ -40,6 +40,12 @@ def test_a_good_poll_ends_the_failure():
     assert (known.failure, known.failure_message) == (None, "")
 
 
+def test_the_digest_of_an_answer_stays_as_long_as_what_it_said():
+    known = after_failure(after_success(UNKNOWN, history(), 2000.0, b"d"), Reason.TIMEOUT, "", 2060.0)
+    assert known.digest == b"d"
+    assert without_history(known).digest == b""
+
+
 def test_a_scale_set_that_is_gone_leaves_no_history():
     known = after_failure(after_success(UNKNOWN, history(), 2000.0), Reason.NOT_FOUND, "gone", 2060.0)
     assert known.history is None

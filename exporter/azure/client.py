@@ -9,7 +9,8 @@ import base64
 import json
 import re
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from hashlib import blake2b
 from http import HTTPStatus
 from time import perf_counter, time
 from typing import NoReturn
@@ -60,11 +61,15 @@ class Answer:
     """What Azure answered to one poll."""
 
     pages: tuple[object, ...]
-    """Decoded JSON."""
+    """Decoded JSON; none where the answer is ``unchanged``."""
     request_id: str
     """``x-ms-request-id`` of the last page, for Azure's support."""
     excerpt: str
     """The first characters of the last page, for the log, should they make no sense."""
+    digest: bytes = b""
+    """What the same answer will have again; empty where it came in several pages."""
+    unchanged: bool = False
+    """Whether it is, byte for byte, the answer that was known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class _Page:
     document: object
     request_id: str
     excerpt: str
+    digest: bytes = b""
 
 
 stamina.instrumentation.set_on_retry_hooks([])  # retries are counted here, under our names
@@ -95,19 +101,21 @@ class Client:
         )
 
     async def upgrade_history(
-        self, scale_set: ScaleSet, timeout_seconds: float, spend: Callable[[], None]
+        self, scale_set: ScaleSet, timeout_seconds: float, spend: Callable[[], None], known: bytes = b""
     ) -> Answer:
         """Return a scale set's ``osUpgradeHistory``.
 
-        ``timeout_seconds`` covers everything, sign-in and retries included. ``spend`` is called before
-        each request after the first. Raises :class:`PollError`, whose kinds say what went wrong.
+        ``timeout_seconds`` covers everything, sign-in and retries included. ``spend`` is called before each request
+        after the first. ``known`` is the digest of the last answer, if what it said is still at hand: nearly all
+        polls bring the same again, and are spared the decoding. Raises :class:`PollError`, whose kinds say what went
+        wrong.
         """
         path = quote(
             resource_id(scale_set.subscription_id, scale_set.resource_group, scale_set.name), safe="/()"
         )
         base = str(self.endpoint).rstrip("/")
         url = URL(f"{base}{path}/osUpgradeHistory?api-version={API_VERSION}", encoded=True)
-        return await _Call(self, scale_set.subscription_id, timeout_seconds, spend).answer(url)
+        return await _Call(self, scale_set.subscription_id, timeout_seconds, spend, known).answer(url)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -117,12 +125,13 @@ class Client:
 class _Call:
     """One poll's round trip: requests, retries and pages under one deadline."""
 
-    __slots__ = ("_client", "_silence", "_spend", "_subscription_id", "_timeout", "_verdict")
+    __slots__ = ("_client", "_known", "_silence", "_spend", "_subscription_id", "_timeout", "_verdict")
 
     def __init__(
-        self, client: Client, subscription_id: str, timeout: float, spend: Callable[[], None]
+        self, client: Client, subscription_id: str, timeout: float, spend: Callable[[], None], known: bytes
     ) -> None:
         self._client = client
+        self._known = known
         self._subscription_id = subscription_id
         self._timeout = timeout
         self._spend = spend
@@ -145,22 +154,36 @@ class _Call:
                         raise _malformed(f"more than {MAX_PAGES} pages", pages[-1])
         except (TimeoutError, TimedOut):
             raise self._verdict from None
-        return Answer(tuple([page.document for page in pages]), pages[-1].request_id, pages[-1].excerpt)
+        last = pages[-1]
+        if len(pages) > 1:
+            return Answer(tuple([page.document for page in pages]), last.request_id, last.excerpt)
+        unchanged = last.digest == self._known
+        documents = () if unchanged else (last.document,)
+        return Answer(documents, last.request_id, last.excerpt, last.digest, unchanged)
 
     async def _page(self, url: URL) -> _Page:
+        try:
+            return await self._attempt(url)
+        except Passing as error:
+            failure = error
+        # Only now is stamina needed, which costs a sixth of a poll even where nothing fails.
         async for attempt in stamina.retry_context(
             on=Passing, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.5, wait_max=5.0
         ):
             with attempt:
-                if attempt.num > 1:
-                    self._spend()
-                    self._client.telemetry.azure_retries.labels(self._subscription_id).inc()
-                try:
-                    return await self._authorized(url)
-                except (ServerError, Unreachable) as error:
-                    self._verdict = error
-                    raise
+                if attempt.num == 1:
+                    raise failure
+                self._spend()
+                self._client.telemetry.azure_retries.labels(self._subscription_id).inc()
+                return await self._attempt(url)
         raise AssertionError  # the last attempt returns or raises
+
+    async def _attempt(self, url: URL) -> _Page:
+        try:
+            return await self._authorized(url)
+        except (ServerError, Unreachable) as error:
+            self._verdict = error
+            raise
 
     async def _authorized(self, url: URL) -> _Page:
         credential = self._client.credential
@@ -191,7 +214,7 @@ class _Call:
             ) as response:
                 status = str(response.status)
                 if response.status == HTTPStatus.OK:
-                    return await _decode(response)
+                    return await _decode(response, self._known)
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
@@ -277,7 +300,7 @@ def _is_bad_status_line(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _malformed(why: str, page: "_Page") -> Malformed:
+def _malformed(why: str, page: _Page) -> Malformed:
     return Malformed(why, request_id=page.request_id, excerpt=page.excerpt)
 
 
@@ -305,21 +328,24 @@ def _refuse(constant: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
-async def _decode(response: aiohttp.ClientResponse) -> _Page:
-    """Decode the body of a good answer."""
+async def _decode(response: aiohttp.ClientResponse, known: bytes) -> _Page:
+    """Decode the body of a good answer, unless it is the one that is known."""
     body, broken = await _read(response, MAX_PAGE_BYTES + 1)
-    page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body))
+    digest = blake2b(body, digest_size=16).digest()
+    page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body), digest)
     if isinstance(broken, TimeoutError):
         raise broken
     if broken is not None:
         raise _malformed(one_line(f"{type(broken).__name__}: {broken}"), page) from broken
+    if digest == known:
+        return page
     if len(body) > MAX_PAGE_BYTES:
         raise _malformed(f"a page of more than {MAX_PAGE_BYTES} bytes", page)
     try:
         document: object = _DECODER.decode(body.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise _malformed(f"not JSON: {one_line(str(error))}", page) from error
-    return replace(page, document=document)
+    return _Page(document, page.request_id, page.excerpt, digest)
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Exception | None]:

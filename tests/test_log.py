@@ -1,0 +1,142 @@
+"""Log lines: literal, and one line whatever they hold."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.log import FORMATS, LEVELS, Json, Logfmt, configure, fields
+
+CREATED = 1_750_000_000.1239
+
+
+def record(message: str, level: int = logging.INFO, **values: object) -> logging.LogRecord:
+    made = logging.LogRecord("exporter.poller", level, "poller.py", 1, message, None, None)
+    made.created = CREATED
+    made.__dict__.update(fields(**values))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("rg-web", "rg-web"),
+        ("127.0.0.1:9847", "127.0.0.1:9847"),
+        ("größe/网", "größe/网"),
+        (7, "7"),
+        (0.5, "0.5"),
+        (True, "True"),
+        ("", '""'),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('say "no"', r'"say \"no\""'),
+        ("back\\slash", r'"back\\slash"'),
+        ("tab\t", r'"tab\t"'),
+        ("a\nb\r\nlevel=error", r'"a\nb\r\nlevel=error"'),
+        ("\x00", r'"\u0000"'),
+        ("\x1b[31m", r'"\u001b[31m"'),
+        ("\x7f", r'"\u007f"'),
+        ("\x85next", r'"\u0085next"'),
+        ("\x9b31m", r'"\u009b31m"'),
+        ("a\u2028b\u2029c", r'"a\u2028b\u2029c"'),
+        ("\u202egnp.exe", r'"\u202egnp.exe"'),
+        ("\ud800", r'"\ud800"'),
+        ("größe zwei", '"größe zwei"'),
+    ],
+)
+def test_logfmt_quotes_what_needs_it(value: object, written: str) -> None:
+    line = Logfmt().format(record("poll failed", logging.WARNING, error=value))
+    assert line == f'time=2025-06-15T15:06:40.123Z level=warning msg="poll failed" error={written}'
+
+
+def test_a_message_of_one_word_is_not_quoted() -> None:
+    line = Logfmt().format(record("listening", address="127.0.0.1:1", version="0.1.0"))
+    assert line == "time=2025-06-15T15:06:40.123Z level=info msg=listening address=127.0.0.1:1 version=0.1.0"
+
+
+def test_json_is_an_object_a_line() -> None:
+    line = Json().format(
+        record("poll failed", logging.ERROR, scale_set="größe", seconds=0.5, error="a\nb\u2028")
+    )
+    assert line == (
+        '{"time": "2025-06-15T15:06:40.123Z", "level": "error", "msg": "poll failed",'
+        r' "scale_set": "gr\u00f6\u00dfe", "seconds": 0.5, "error": "a\nb\u2028"}'
+    )
+
+
+def test_json_writes_what_json_does_not_know_as_text() -> None:
+    line = Json().format(record("reloaded", path=StringIO))
+    assert json.loads(line)["path"] == "<class '_io.StringIO'>"
+
+
+def with_traceback() -> logging.LogRecord:
+    made = record("defect in a poll", logging.ERROR)
+    try:
+        int("two\nlines")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    return made
+
+
+@pytest.mark.parametrize("formatter", [Logfmt(), Json()], ids=FORMATS)
+def test_a_traceback_stays_on_the_line(formatter: logging.Formatter) -> None:
+    line = formatter.format(with_traceback())
+    assert line.splitlines() == [line]
+    assert r"ValueError: invalid literal" in line
+    assert r"Traceback (most recent call last):\n" in line
+
+
+@given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
+def test_any_value_stays_on_one_line_and_can_be_printed(message: str, value: str) -> None:
+    for formatter in (Logfmt(), Json()):
+        line = formatter.format(record(message.replace("%", ""), value=value))
+        assert line.splitlines() == [line]
+        assert line.isprintable()
+
+
+@given(st.text())
+def test_a_quoted_value_can_be_read_back(value: str) -> None:
+    written = Logfmt().format(record("x", value=value)).partition(" value=")[2]
+    assert (json.loads(written) if written.startswith('"') else written) == value
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    root, apscheduler = logging.getLogger(), logging.getLogger("apscheduler")
+    before = (root.handlers[:], root.level, apscheduler.level)
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    apscheduler.setLevel(before[2])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("line_format", FORMATS)
+def test_all_logging_goes_to_standard_error(
+    restored: None, capsys: pytest.CaptureFixture[str], level: str, line_format: str
+) -> None:
+    configure(level, line_format)
+    for each in LEVELS:
+        logging.getLogger("some.library").log(getattr(logging, each.upper()), "%s is full", each)
+    written = capsys.readouterr()
+    assert written.out == ""
+    shown = LEVELS[LEVELS.index(level) :]
+    if line_format == "json":
+        assert [json.loads(line)["msg"] for line in written.err.splitlines()] == [
+            f"{s} is full" for s in shown
+        ]
+    else:
+        assert [line.split(" ", 1)[1] for line in written.err.splitlines()] == [
+            f'level={s} msg="{s} is full"' for s in shown
+        ]
+
+
+def test_the_clock_does_not_log_its_rings(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    configure("debug", "logfmt")
+    logging.getLogger("apscheduler.executors.default").info("Running job")
+    assert capsys.readouterr().err == ""
