@@ -326,6 +326,25 @@ async def test_others_are_untouched(world: World, fault: Fault, reason: str) -> 
         assert samples["state", "Completed"] == 1
 
 
+@pytest.mark.parametrize("status", [404, 503])
+async def test_the_same_answer_as_before_brings_back_what_had_gone(world: World, status: int) -> None:
+    upgrades = world.upgrades(world.web)
+    await world.fail(answering(status), "")
+    world.store.expire(time.time() + 2 * MAX_AGE, MAX_AGE, 10)
+    assert world.upgrades(world.web) == {}
+    world.simulator.heal()
+    for _ in range(5):
+        await world.round()
+    assert world.upgrades(world.web) == upgrades
+
+
+async def test_the_same_answer_counts_its_absurd_fields_again(world: World) -> None:
+    world.says(7)
+    await world.round()
+    await world.round()
+    assert world.counted("unrecognised_values_total", field="value[]") == 2
+
+
 async def test_what_is_not_found_goes_at_once(world: World) -> None:
     world.break_(answering(404, b'{"error": {"code": "ResourceNotFound", "message": "Gone."}}'))
     await world.round()

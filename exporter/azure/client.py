@@ -142,6 +142,7 @@ class _Call:
     async def answer(self, url: URL) -> Answer:
         pages: list[_Page] = []
         link: URL | None = url
+        known = self._known
         try:
             async with asyncio.timeout(self._timeout):
                 while link is not None:
@@ -149,6 +150,7 @@ class _Call:
                         self._spend()
                     pages.append(await self._page(link))
                     self._verdict = self._silence
+                    self._known = b""  # a further page is decoded in any case
                     link = self._next(pages[-1])
                     if link is not None and len(pages) == MAX_PAGES:
                         raise _malformed(f"more than {MAX_PAGES} pages", pages[-1])
@@ -157,7 +159,7 @@ class _Call:
         last = pages[-1]
         if len(pages) > 1:
             return Answer(tuple([page.document for page in pages]), last.request_id, last.excerpt)
-        unchanged = last.digest == self._known
+        unchanged = last.digest == known
         documents = () if unchanged else (last.document,)
         return Answer(documents, last.request_id, last.excerpt, last.digest, unchanged)
 

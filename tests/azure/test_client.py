@@ -291,6 +291,15 @@ async def test_the_answer_that_is_known_is_known_again_and_another_is_not(azure:
     assert (other.unchanged, other.pages) == (False, ({"value": [2]},))
 
 
+async def test_a_further_page_is_read_although_the_same_bytes_are_known(azure: Azure) -> None:
+    """The empty page of a history that was empty may come again as the last page of one that is not."""
+    link = f"{azure.server.url}/next"
+    azure.server.will(ok({"value": []}), ok({"value": [1], "nextLink": link}), ok({"value": []}))
+    known = (await azure.poll()).digest
+    answer = await azure.client.upgrade_history(WEB, 6.0, lambda: None, known)
+    assert (answer.pages, answer.unchanged) == (({"value": [1], "nextLink": link}, {"value": []}), False)
+
+
 async def test_an_answer_in_several_pages_is_never_taken_as_known(azure: Azure) -> None:
     azure.server.will(ok({"value": [1], "nextLink": f"{azure.server.url}/2"}), ok({"value": [2]}))
     assert (await azure.poll()).digest == b""
