@@ -5,6 +5,7 @@ used after its end. How it works inside is each part's own affair.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections import Counter
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 RING_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 """What polls in flight may still take when the daemon is told to end."""
+SETTLE_SECONDS = 86_400.0
 EXPIRED_AT_ONCE = 64
 """Scale sets that lose their outdated history in one go, before the event loop gets a turn."""
 
@@ -86,6 +88,7 @@ class Daemon:
         self._server: Server | None = None
         self._polled_once = False
         self._draining = False
+        self._settled, self._settled_at = 0, self._clock()
         self._telemetry.config_last_reload_successful.set(1)
         self._telemetry.config_last_reload_success_timestamp.set(time())
 
@@ -108,6 +111,7 @@ class Daemon:
         self._server = Server(application(exposition, self._telemetry, self, telemetry_path))
         bound = await self._server.start(addresses)
         self._schedule.every(RING_SECONDS, "expire", self._expire)
+        self._schedule.every(RING_SECONDS, "settle", self._settle)
         self._schedule.start()
         return bound
 
@@ -165,6 +169,18 @@ class Daemon:
         max_age = self._config.polling.max_age
         while self._store.expire(time(), max_age, EXPIRED_AT_ONCE):  # noqa: ASYNC110 - no waiting, taking turns
             await asyncio.sleep(0)
+
+    async def _settle(self) -> None:
+        """Keep the garbage collector out of what is here to stay.
+
+        Its full rounds would stop the event loop for a microsecond an object, a fifth of a second at 10,000 scale sets.
+        Histories die by their reference counts, so nothing is lost in sparing them; what is garbage in a cycle at this
+        very moment is kept for good, so it is done only when the fleet known has grown by a tenth, and once a day.
+        """
+        known = sum(snapshot.history is not None for snapshot in self._store.snapshots())
+        if known > self._settled * 1.1 or self._clock() > self._settled_at + SETTLE_SECONDS:
+            self._settled, self._settled_at = known, self._clock()
+            gc.freeze()
 
     @property
     def _shortest_interval(self) -> float:

@@ -1,6 +1,6 @@
 """A snapshot per scale set, rendered once per poll; a scrape joins bytes.
 
-For each family the store keeps blocks of up to 128 scale sets. A block is one ``bytes`` with the lines of all of
+For each family the store keeps blocks of up to 1,024 scale sets. A block is one ``bytes`` with the lines of all of
 them; a poll replaces pieces, and the next scrape re-joins only the blocks in which it did. A scale set that leaves
 takes its lines along. Knows nothing of polls or HTTP.
 """
@@ -14,8 +14,8 @@ from exporter.families import FAMILIES, POLL_FAMILIES, render, upgrades_differ
 from exporter.scale_set import Difference, ScaleSet
 from exporter.snapshot import Snapshot, without_history
 
-BLOCK_SIZE = 128
-"""Scale sets a block: small enough to re-join in microseconds, large enough that a scrape handles few pieces."""
+BLOCK_SIZE = 1024
+"""Scale sets a block: small enough to re-join in microseconds, large enough to be written as it is."""
 
 
 class _Block:
@@ -30,6 +30,8 @@ class _Block:
 
     def replace(self, place: int, piece: bytes) -> None:
         self._replaced[place] = piece
+        if len(self._replaced) > BLOCK_SIZE // 4:
+            self.join()  # where nobody scrapes, pieces must not pile up beside the lines they replace
 
     def join(self) -> bytes:
         if self._replaced:

@@ -16,7 +16,7 @@ from exporter import __version__
 from exporter.exposition import Exposition, Format
 from exporter.telemetry import Telemetry
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 128 * 1024
 """How much of a scrape is written at once: large enough to be quick, small enough not to hold up the loop."""
 
 
