@@ -111,6 +111,7 @@ class Daemon:
         self._server = Server(application(exposition, self._telemetry, self, telemetry_path))
         bound = await self._server.start(addresses)
         self._schedule.every(RING_SECONDS, "expire", self._expire)
+        self._schedule.every(RING_SECONDS, "join", self._join)
         self._schedule.every(RING_SECONDS, "settle", self._settle)
         self._schedule.start()
         return bound
@@ -168,6 +169,11 @@ class Daemon:
     async def _expire(self) -> None:
         max_age = self._config.polling.max_age
         while self._store.expire(time(), max_age, EXPIRED_AT_ONCE):  # noqa: ASYNC110 - no waiting, taking turns
+            await asyncio.sleep(0)
+
+    async def _join(self) -> None:
+        """Leave little to join for the next scrape, which does it in one go."""
+        for _ in self._store.join():
             await asyncio.sleep(0)
 
     async def _settle(self) -> None:

@@ -6,9 +6,9 @@ takes its lines along. Knows nothing of polls or HTTP.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice
 
 from exporter.families import FAMILIES, POLL_FAMILIES, render, upgrades_differ
 from exporter.scale_set import Difference, ScaleSet
@@ -21,11 +21,11 @@ BLOCK_SIZE = 1024
 class _Block:
     """The lines that one family has for up to ``BLOCK_SIZE`` scale sets."""
 
-    __slots__ = ("_bounds", "_joined", "_replaced")
+    __slots__ = ("_joined", "_lengths", "_replaced")
 
     def __init__(self) -> None:
         self._joined = b""
-        self._bounds = array("I", [0] * (BLOCK_SIZE + 1))
+        self._lengths = array("I", [0] * BLOCK_SIZE)
         self._replaced: dict[int, bytes] = {}
 
     def replace(self, place: int, piece: bytes) -> None:
@@ -35,11 +35,16 @@ class _Block:
 
     def join(self) -> bytes:
         if self._replaced:
-            pieces = [self._joined[start:end] for start, end in pairwise(self._bounds)]
-            for place, piece in self._replaced.items():
-                pieces[place] = piece
+            ends = tuple(accumulate(self._lengths))
+            pieces: list[bytes] = []
+            kept_from = 0
+            for place, piece in sorted(self._replaced.items()):
+                length = self._lengths[place]
+                pieces += (self._joined[kept_from : ends[place] - length], piece)
+                kept_from = ends[place]
+                self._lengths[place] = len(piece)
+            pieces.append(self._joined[kept_from:])
             self._joined = b"".join(pieces)
-            self._bounds = array("I", accumulate(map(len, pieces), initial=0))
             self._replaced = {}
         return self._joined
 
@@ -107,6 +112,13 @@ class Store:
             pieces.append(family.header)
             pieces += [block.join() for block in blocks]
         return pieces
+
+    def join(self) -> Iterator[None]:
+        """Join what polls have replaced, a family at a time, so that a scrape finds little left to do."""
+        for blocks in self._blocks:
+            for block in blocks:
+                block.join()
+            yield
 
     def _hold(self, snapshot: Snapshot) -> None:
         key = snapshot.scale_set.id

@@ -40,7 +40,7 @@ def expected(store: Store, targets: list[ScaleSet]) -> bytes:
     )
 
 
-@pytest.mark.parametrize("count", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE])
+@pytest.mark.parametrize("count", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1])
 def test_the_exposition_is_what_rendering_everything_anew_gives(count: int):
     targets = scale_sets(count)
     store = store_of(targets)
@@ -50,6 +50,8 @@ def test_the_exposition_is_what_rendering_everything_anew_gives(count: int):
     assert b"".join(store.exposition()) == expected(store, targets)
     for target in targets[::2]:
         store.write(after_failure(store[target.id], Reason.TIMEOUT, "", 20.0))
+    for _ in store.join():
+        pass
     assert b"".join(store.exposition()) == expected(store, targets)
 
 

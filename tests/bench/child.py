@@ -1,0 +1,47 @@
+"""Processes that the benchmark starts, and ends."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parents[2]
+END_SECONDS = 10.0
+
+
+@contextmanager
+def running(
+    *command: str, env: Mapping[str, str] | None = None, stderr: IO[str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in the checkout, its standard output piped; end it on the way out."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def python(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command that runs one of our modules."""
+    return (sys.executable, "-m", module, *arguments)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a process prints; raises where it ended instead."""
+    assert process.stdout is not None
+    text = process.stdout.readline().strip()
+    if not text:
+        raise RuntimeError(f"{process.args!r} ended with {process.wait()}")
+    return text

@@ -1,0 +1,139 @@
+"""One whole poll against what one would use instead, in processor time; Azure answers from another process.
+
+Ours goes all the way: the plan's turn, a task, the request, the parser, the lines, the store. The others only fetch
+and decode. All ask one request at a time, on one connection that stays open, with a token that never changes.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from time import process_time
+from types import TracebackType
+from typing import Any
+from unittest.mock import patch
+
+import aiohttp
+from azure.core.credentials import AccessToken
+from azure.mgmt.compute.aio import ComputeManagementClient
+
+from exporter.azure.client import API_VERSION, Client
+from exporter.azure.clouds import Cloud
+from exporter.azure.credential import Credential
+from exporter.config import ManagedIdentity
+from exporter.plan import Budget, Plan
+from exporter.poller import Poller
+from exporter.scale_set import ScaleSet, difference
+from exporter.store import Store
+from exporter.telemetry import Telemetry
+
+from . import azure
+from .report import Pairs, Row
+
+BATCH = 50
+INTERVAL_SECONDS = 60.0
+OFFICIAL_GOALS = {1: 4, 10: 10}
+BARE_GOAL = 3
+
+
+class StaticToken:
+    """A credential that has its token already, for azure-core and for us."""
+
+    async def get_token(self, *_: str, **__: Any) -> AccessToken:
+        return AccessToken("canned", 4_102_444_800)
+
+    async def close(self) -> None:
+        pass
+
+    async def __aenter__(self) -> "StaticToken":
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        pass
+
+
+class Ours:
+    """All of the exporter that a poll passes through, with a clock that the benchmark turns."""
+
+    def __init__(self, cloud: Cloud, credential: Credential, telemetry: Telemetry, entries: int) -> None:
+        self.client = Client(cloud, credential, telemetry, connections=1)
+        self._now = 1_800_000_000.0
+        self._plan = Plan(Budget(per_minute=1e6, shortest_interval=1.0), INTERVAL_SECONDS, self._now)
+        self._store = Store()
+        names = [f"rg-{number:03d}" for number in range(BATCH)]
+        self._scale_sets = [ScaleSet("bench", name, azure.name(entries), INTERVAL_SECONDS) for name in names]
+        self._store.apply(difference((), self._scale_sets))
+        for scale_set in self._scale_sets:
+            self._plan.add(scale_set.id, scale_set.interval, self._now)
+            self._store.write(replace(self._store[scale_set.id], interval=self._plan.interval(scale_set.id)))
+        self._poller = Poller(
+            self.client, self._store, telemetry, lambda: self._now, concurrency=1, timeout_seconds=30.0
+        )
+
+    async def polls(self) -> None:
+        """Poll every scale set once."""
+        self._now += 2 * INTERVAL_SECONDS
+        turn = self._plan.take(self._now)
+        assert len(turn.polls) == BATCH
+        self._poller.start(turn, self._plan)
+        await self._poller.drain(30.0)
+        assert all(known.failure is None and known.polled for known in self._store.snapshots())
+
+
+def poll(*, quick: bool) -> Iterator[Row]:
+    """Measure polls of histories with 1 and 10 entries."""
+    with azure.azure() as endpoint:
+        for entries, less in OFFICIAL_GOALS.items():
+            yield from asyncio.run(_polls(endpoint, entries, less, rounds=8 if quick else 20))
+
+
+async def _polls(endpoint: str, entries: int, less: int, rounds: int) -> list[Row]:
+    cloud, token, telemetry = Cloud("bench", endpoint, endpoint, endpoint), StaticToken(), Telemetry()
+    path = "/subscriptions/bench/resourceGroups/rg-000/providers/Microsoft.Compute/virtualMachineScaleSets"
+    url = f"{endpoint}{path}/{azure.name(entries)}/osUpgradeHistory?api-version={API_VERSION}"
+    credential = Credential(ManagedIdentity(kind="managed_identity"), cloud, telemetry)
+    compute = ComputeManagementClient(
+        token, "bench", base_url=endpoint, credential_scopes=[cloud.scope], api_version=API_VERSION
+    )
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
+    ours = Ours(cloud, credential, telemetry, entries)
+
+    async def official() -> None:
+        for _ in range(BATCH):
+            asked = compute.virtual_machine_scale_sets.get_os_upgrade_history
+            got = [entry async for entry in asked("rg-000", azure.name(entries), enforce_https=False)]
+            assert len(got) == entries
+
+    async def bare() -> None:
+        for _ in range(BATCH):
+            async with session.get(url, headers={"Authorization": "Bearer canned"}) as response:
+                assert len(json.loads(await response.read())["value"]) == entries
+
+    contestants = (ours.polls, official, bare)
+    with patch("exporter.azure.credential._create", return_value=token):
+        for each in contestants:
+            await each()  # connects, signs in, imports what it imports late
+        mine, theirs, least = zip(
+            *[[await _cost(each) for each in contestants] for _ in range(rounds)], strict=True
+        )
+    await ours.client.close()
+    await credential.close()
+    await compute.close()
+    await session.close()
+    name = f"one poll, {entries} {'entry' if entries == 1 else 'entries'}"
+    return [
+        Pairs(mine, theirs).row(f"{name}, against azure-mgmt-compute", "us", times_less=less),
+        Pairs(mine, least).row(f"{name}, against aiohttp and json.loads", "us", times_more=BARE_GOAL),
+    ]
+
+
+async def _cost(contestant: Callable[[], Awaitable[None]]) -> float:
+    """Return the processor time of one of a batch, in microseconds."""
+    started = process_time()
+    await contestant()
+    return (process_time() - started) / BATCH * 1e6
