@@ -142,7 +142,7 @@ class Daemon:
     async def end(self) -> None:
         """Let polls in flight end, stop serving, close every connection."""
         self._draining = True
-        self._schedule.stop()
+        await self._schedule.stop()
         await self._poller.drain(DRAIN_SECONDS)
         if self._server is not None:
             await self._server.stop()

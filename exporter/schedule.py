@@ -3,6 +3,7 @@
 It only rings. A job is an ``async def`` that starts things and returns soon; who started something owns it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ class Schedule:
     """Jobs that ring in the running event loop until ``stop``."""
 
     def __init__(self) -> None:
+        self._ringing: set[asyncio.Future[None]] = set()
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             job_defaults={
@@ -26,8 +28,18 @@ class Schedule:
 
     def every(self, seconds: float, name: str, job: Job) -> None:
         """Ring ``job`` now and then every so many seconds; a job of the same name is replaced."""
+
+        async def ring() -> None:
+            ringing = asyncio.get_running_loop().create_future()
+            self._ringing.add(ringing)
+            try:
+                await job()
+            finally:
+                self._ringing.discard(ringing)
+                ringing.set_result(None)
+
         self._scheduler.add_job(
-            job,
+            ring,
             "interval",
             seconds=seconds,
             id=name,
@@ -39,7 +51,14 @@ class Schedule:
         """Begin to ring."""
         self._scheduler.start()
 
-    def stop(self) -> None:
-        """Ring no more."""
+    async def stop(self) -> None:
+        """Ring no more, and wait until the jobs that were rung have returned.
+
+        APScheduler's own shutdown would cancel them, and log that as an error.
+        """
         if self._scheduler.running:
+            self._scheduler.pause()
+            await asyncio.sleep(0)  # a job that was rung at this very moment begins
+            if self._ringing:
+                await asyncio.wait(tuple(self._ringing))
             self._scheduler.shutdown(wait=False)

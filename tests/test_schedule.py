@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from exporter.schedule import Schedule
 
 
@@ -17,7 +19,7 @@ async def test_a_job_rings_at_once_and_then_at_its_interval():
     schedule.start()
     for _ in range(3):
         await asyncio.wait_for(rings.get(), 5)
-    schedule.stop()
+    await schedule.stop()
 
 
 async def test_after_a_stop_nothing_rings():
@@ -30,13 +32,13 @@ async def test_after_a_stop_nothing_rings():
     schedule = Schedule()
     schedule.every(0.01, "ring", ring)
     schedule.start()
-    schedule.stop()
+    await schedule.stop()
     await asyncio.sleep(0.05)
     assert rung == 0
 
 
 async def test_a_schedule_that_never_started_can_be_stopped():
-    Schedule().stop()
+    await Schedule().stop()
 
 
 async def test_a_job_of_the_same_name_takes_the_place_of_the_first():
@@ -55,5 +57,23 @@ async def test_a_job_of_the_same_name_takes_the_place_of_the_first():
     schedule.every(60, "ring", first)
     schedule.every(60, "ring", second)
     await asyncio.wait_for(done.wait(), 5)
-    schedule.stop()
+    await schedule.stop()
     assert rung == ["second"]
+
+
+async def test_a_stop_lets_the_job_that_rings_return_and_logs_nothing(caplog: pytest.LogCaptureFixture):
+    begun, returned = asyncio.Event(), []
+
+    async def job() -> None:
+        begun.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        returned.append(True)
+
+    schedule = Schedule()
+    schedule.every(60, "job", job)
+    schedule.start()
+    await asyncio.wait_for(begun.wait(), 5)
+    await schedule.stop()
+    assert returned == [True]
+    assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
