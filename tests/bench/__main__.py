@@ -23,7 +23,7 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
 }
 NOTE = """Costs are processor time (user and system) unless they are called otherwise, medians of measurements taken
 in turn with the reference's on the same machine. Ratios carry over to other machines, times do not. A scrape ends
-where the socket takes over. Rows that are set in say what stands behind the row above them."""
+where the socket takes over; what the store does at a poll, or each second, to have less to do then is not in it. Rows that are set in say what stands behind the row above them."""
 
 
 def main() -> int:

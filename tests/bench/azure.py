@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, repeat
 
 from aiohttp import web
 
@@ -18,6 +19,10 @@ TOKEN = json.dumps(
 )
 
 
+CHANGES = 97
+"""Answers that a changing history goes through: a number that keeps each scale set of a batch from its last one."""
+
+
 @contextmanager
 def azure() -> Iterator[str]:
     """Run it; yield its base URL."""
@@ -25,18 +30,20 @@ def azure() -> Iterator[str]:
         yield line(process)
 
 
-def name(entries: int) -> str:
-    """Return the name of a scale set whose history has so many entries, whatever the fleet says."""
-    return f"entries-{entries}"
+def name(entries: int, *, changing: bool = False) -> str:
+    """Return the name of a scale set whose history has so many entries, and perhaps changes with each request."""
+    return f"{'changing' if changing else 'entries'}-{entries}"
 
 
 async def _serve() -> None:
-    bodies: dict[str, bytes] = {}
+    bodies: dict[str, Iterator[bytes]] = {}
 
-    def body(scale_set: str) -> bytes:
+    def answers(scale_set: str) -> Iterator[bytes]:
         kind, number = scale_set.rsplit("-", 1)
         index = int(number)
-        return answer(0, index) if kind == "entries" else answer(index, upgrades_of(index))
+        if kind == "changing":
+            return cycle([answer(0, index, generation) for generation in range(CHANGES)])
+        return repeat(answer(0, index) if kind == "entries" else answer(index, upgrades_of(index)))
 
     async def respond(request: web.BaseRequest) -> web.Response:
         if request.path == "/token":
@@ -45,13 +52,13 @@ async def _serve() -> None:
             return web.Response(text=json.dumps(token), content_type="application/json")
         scale_set = request.path.rsplit("/", 2)[1]
         if scale_set not in bodies:
-            bodies[scale_set] = body(scale_set)
+            bodies[scale_set] = answers(scale_set)
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "x-ms-request-id": "c5f7f4f5-6d52-4f5c-9d3e-8d2b0f1d6d11",
             "x-ms-ratelimit-remaining-resource": "Microsoft.Compute/GetVMScaleSet3Min;2399",
         }
-        return web.Response(body=bodies[scale_set], headers=headers)
+        return web.Response(body=next(bodies[scale_set]), headers=headers)
 
     runner = web.ServerRunner(web.Server(respond, access_log=None))
     await runner.setup()

@@ -49,7 +49,7 @@ def loop(*, quick: bool) -> Iterator[Row]:
     with azure() as endpoint:
         yield from _case("answers from memory", "memory", endpoint, 20.0 if quick else 45.0, goals=True)
         if not quick:
-            yield from _case("real client, Azure in another process", "network", endpoint, 45.0, goals=False)
+            yield from _case("real client, Azure in another process", "network", endpoint, 30.0, goals=False)
 
 
 def _case(title: str, mode: str, endpoint: str, seconds: float, *, goals: bool) -> Iterator[Row]:
