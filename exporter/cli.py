@@ -1,46 +1,39 @@
-"""The command ``vmss-upgrade-exporter``: commands, flags, exit codes.
+"""The command ``vmss-upgrade-exporter``: its flags and exit codes.
 
 Exit codes: 0 fine, 1 a failure at run time, 2 a wrong configuration or flag. A foreseeable fault is one clear line
-on standard error, never a traceback.
+on standard error, never a traceback. What the commands do is imported only when the flags are right.
 """
 
-import asyncio
-import logging
-import os
+import gc
 import platform
-import signal
 import sys
-import tempfile
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Sequence
 from math import inf, nan
 from pathlib import Path
-from time import time
 
-from exporter import __version__, daemon
-from exporter.azure.credential import check_files
-from exporter.config import Config, ConfigError, load
-from exporter.log import FORMATS, LEVELS, configure, fields
-from exporter.simulator.fleet import Fleet
-from exporter.simulator.server import Simulator, config_for, running
-from exporter.web import Address, parse_address
+from exporter import __version__
+from exporter.address import Address, parse_address
+from exporter.log import FORMATS, LEVELS, configure
 
 NAME = "vmss-upgrade-exporter"
 DEFAULT_PORT = 9847
 FAILURE = 1
 WRONG_USE = 2
 
-log = logging.getLogger(__name__)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     flags = _parser().parse_args(arguments)
+    flags.listen_addresses = flags.listen_addresses or [Address(None, DEFAULT_PORT)]
     configure(flags.log_level, flags.log_format)
+    gc.disable()  # what is imported stays: to look for garbage in it takes a tenth of the start
+    from exporter import commands  # noqa: PLC0415 - half a second, which --help and a wrong flag do not need
+
+    gc.enable()
     try:
-        _COMMANDS[flags.command](flags)
-    except ConfigError as error:
+        commands.COMMANDS[flags.command](flags)
+    except commands.ConfigError as error:
         print(error, file=sys.stderr)
         return WRONG_USE
     except OSError as error:
@@ -50,83 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(flags: Namespace) -> Config:
-    config = load(flags.config_file)
-    check_files(config.credential)
-    return config
-
-
-def _run(flags: Namespace) -> None:
-    config = _load(flags)
-    asyncio.run(daemon.run(config, _addresses(flags), flags.telemetry_path))
-
-
-def _check(flags: Namespace) -> None:
-    config = _load(flags)
-    named = len(config.named_scale_sets())
-    discovering = sum(subscription.discovery is not None for subscription in config.subscriptions)
-    print(
-        f"{flags.config_file}: fine: {len(config.subscriptions)} subscriptions, {named} scale sets named, "
-        f"discovery in {discovering} subscriptions"
-    )
-
-
-def _simulate(flags: Namespace) -> None:
-    async def simulate() -> None:
-        async with _simulated_azure(flags):
-            await _told_to_stop()
-
-    asyncio.run(simulate())
-
-
-def _demo(flags: Namespace) -> None:
-    async def demonstrate() -> None:
-        async with _simulated_azure(flags) as (fleet, url):
-            # Where azure-identity's managed identity looks for its token, as on App Service.
-            os.environ.update(IDENTITY_ENDPOINT=f"{url}/token", IDENTITY_HEADER="simulator")
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, "config.yaml")
-                file.write_text(config_for(fleet, url))  # noqa: ASYNC240 - nobody waits yet
-                config = load(file)
-            await daemon.run(config, _addresses(flags), flags.telemetry_path)
-
-    asyncio.run(demonstrate())
-
-
-@asynccontextmanager
-async def _simulated_azure(flags: Namespace) -> AsyncIterator[tuple[Fleet, str]]:
-    fleet = Fleet(
-        subscriptions=flags.simulator_subscriptions,
-        scale_sets=flags.simulator_scale_sets,
-        seed=flags.simulator_seed,
-        speed=flags.simulator_speed,
-        epoch=time(),
-    )
-    simulator = Simulator(fleet, faults=flags.simulator_faults)
-    async with running(simulator, flags.simulator_listen_address) as url:
-        log.info("simulating Azure", extra=fields(endpoint=url, scale_sets=len(fleet.scale_sets)))
-        if flags.simulator_config_out is not None:
-            flags.simulator_config_out.write_text(config_for(fleet, url))
-        yield fleet, url
-
-
-async def _told_to_stop() -> None:
-    stopping = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
-    await stopping.wait()
-
-
-def _addresses(flags: Namespace) -> list[Address]:
-    addresses: list[Address] = flags.listen_addresses or [Address(None, DEFAULT_PORT)]
-    return addresses
-
-
-_COMMANDS = {None: _run, "check": _check, "demo": _demo, "simulate": _simulate}
-
 _DEFAULTS = {
     "config_file": Path("config.yaml"),
-    "listen_addresses": [],
+    "listen_addresses": None,
     "telemetry_path": "/metrics",
     "log_level": "info",
     "log_format": "logfmt",

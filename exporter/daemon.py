@@ -15,6 +15,7 @@ from functools import partial
 from time import monotonic, time
 
 from exporter import __version__
+from exporter.address import Address
 from exporter.azure.budget import REQUESTS_PER_MINUTE, SCALE_SET_REQUESTS_PER_MINUTE
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
@@ -27,7 +28,7 @@ from exporter.scale_set import ScaleSet, difference
 from exporter.schedule import Schedule
 from exporter.store import Store
 from exporter.telemetry import Telemetry
-from exporter.web import Address, Server, application
+from exporter.web import Server, application
 
 log = logging.getLogger(__name__)
 

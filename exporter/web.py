@@ -5,7 +5,6 @@ Knows nothing of polls: what it serves comes from the exposition and from the ``
 
 import html
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from exporter import __version__
+from exporter.address import Address
 from exporter.exposition import Exposition, Format
 from exporter.telemetry import Telemetry
 
@@ -152,33 +152,6 @@ def _counting(telemetry: Telemetry) -> Middleware:
     return count
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: ``host`` is ``None`` for every interface, IPv4 and IPv6."""
-
-    host: str | None
-    port: int
-
-    def __str__(self) -> str:
-        return (
-            f"[{self.host}]:{self.port}"
-            if self.host and ":" in self.host
-            else f"{self.host or ''}:{self.port}"
-        )
-
-
-def parse_address(text: str) -> Address:
-    """Read ``127.0.0.1:9847``, ``[::1]:9847``, ``localhost:0`` or ``:9847``. Raises ``ValueError`` on anything else."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _LAST_PORT:
-        raise ValueError(f"must be host:port, [address]:port or :port, not {text!r}")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"an IPv6 address stands in brackets, as in [::1]:9847, not {text!r}")
-    return Address(host or None, int(port))
-
-
 class Server:
     """Serves an application on some addresses."""
 
@@ -202,8 +175,6 @@ class Server:
         """Stop listening, let answers on their way end within a second, close all connections."""
         await self._runner.cleanup()
 
-
-_LAST_PORT = 65535
 
 _LANDING = """<!DOCTYPE html>
 <html lang="en">

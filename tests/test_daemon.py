@@ -9,12 +9,12 @@ from time import time
 import aiohttp
 import pytest
 
+from exporter.address import Address
 from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.scale_set import ScaleSet
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
-from exporter.web import Address
 
 
 @dataclass

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "exporter"
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"daemon", "simulator.server"},
     {"poller", "schedule", "simulator.wire", "web"},
     {"exposition", "simulator.fleet"},
@@ -19,7 +20,7 @@ LAYERS = (
     {"azure.credential"},
     {"azure.budget", "azure.errors", "config", "telemetry"},
     {"azure.clouds", "duration", "log", "plan", "snapshot"},
-    {"document", "history"},
+    {"address", "document", "history"},
     {"scale_set"},
 )
 """Who stands higher may import who stands lower, and nobody else."""

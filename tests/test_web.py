@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.address import Address, parse_address
 from exporter.exposition import Exposition, Format
 from exporter.scale_set import ScaleSet, difference
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import (
     CHUNK_BYTES,
-    Address,
     Server,
     accepts_gzip,
     application,
     chunks,
     negotiate,
-    parse_address,
 )
 
 
@@ -198,29 +197,6 @@ def test_any_header_is_an_answer(headers: list[str]):
 )
 def test_small_pieces_are_written_together(sizes: list[int], expected: list[int]):
     assert [len(chunk) for chunk in chunks(b"x" * size for size in sizes)] == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        (":9847", Address(None, 9847)),
-        ("127.0.0.1:0", Address("127.0.0.1", 0)),
-        ("localhost:9847", Address("localhost", 9847)),
-        ("[::1]:9847", Address("::1", 9847)),
-        ("[::]:9847", Address("::", 9847)),
-    ],
-)
-def test_an_address_is_read_as_prometheus_exporters_write_it(text: str, address: Address):
-    assert parse_address(text) == address
-    assert str(address) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "9847", "localhost", "localhost:", "localhost:x", "localhost:65536", "::1:9847"]
-)
-def test_what_is_no_address_is_refused(text: str):
-    with pytest.raises(ValueError, match=r"must be host:port|stands in brackets"):
-        parse_address(text)
 
 
 async def test_a_server_listens_on_several_addresses_ipv6_too():

@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic, perf_counter, process_time, sleep, thread_time
 from unittest.mock import patch
 
+from exporter.address import Address
 from exporter.azure.client import Answer, Client
 from exporter.config import load
 from exporter.daemon import Daemon
@@ -26,7 +27,6 @@ from exporter.log import configure
 from exporter.plan import Plan, Turn
 from exporter.poller import Poller
 from exporter.scale_set import ScaleSet
-from exporter.web import Address
 
 from . import fleet
 from .azure import azure

@@ -12,7 +12,8 @@ from statistics import median
 from time import monotonic, perf_counter, sleep
 from types import MappingProxyType
 
-from exporter.web import Address, Server, application
+from exporter.address import Address
+from exporter.web import Server, application
 
 from . import fleet
 from .azure import azure
