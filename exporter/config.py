@@ -360,6 +360,8 @@ SECTIONS: Final[Mapping[Location, type[Section]]] = {
 }
 """The settings of each mapping in the file, by its path without list indices; a credential's by its kind, too."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml, where it is, takes a fifth of the time
+_SENDING_SECRETS: Final = ("client_secret", "client_certificate", "workload_identity")
+"""Kinds of credentials that send the authority what others must not see; azure-identity refuses them plain http."""
 _WORDS: Final = {
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
@@ -433,6 +435,13 @@ def _contradictions(document: Document) -> Iterator[Fault]:
             yield fault(where, f"{what}, first on line {first[identity]}")
         first.setdefault(identity, document.line(where))
 
+    kind, authority = (
+        _setting(document.root, "credential", "kind"),
+        _setting(document.root, "cloud", "authority"),
+    )
+    if kind in _SENDING_SECRETS and isinstance(authority, str) and authority.lower().startswith("http:"):
+        yield fault(("cloud", "authority"), f"must be https, as the kind {kind} sends a secret there")
+
     given = document.root.get("subscriptions") if isinstance(document.root, dict) else ""
     subscriptions = _mappings(document.root, "subscriptions")
     for index, subscription in subscriptions:
@@ -468,6 +477,12 @@ def _identities(root: Yaml) -> Iterator[tuple[Location, Hashable, str]]:
                 name = tag_label(label)
                 where = (*here, "discovery", "tag_labels", number)
                 yield where, (index, "labels", name.lower()), f"gives the label {name} twice"
+
+
+def _setting(root: Yaml, section: str, key: str) -> Yaml:
+    """Return a setting of a section, or None where either is missing or is something else."""
+    settings = root.get(section) if isinstance(root, dict) else None
+    return settings.get(key) if isinstance(settings, dict) else None
 
 
 def _mappings(parent: Yaml, key: str) -> list[tuple[int, dict[str, Yaml]]]:

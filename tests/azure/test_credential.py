@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import time_machine
 from aiohttp import web
 
 from exporter.azure import credential as module
+from exporter.azure.budget import Unmetered
 from exporter.azure.client import Client
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
@@ -124,12 +126,12 @@ async def test_a_token_comes_from_the_machine(
     [
         pytest.param(
             ClientSecret(tenant_id="t", client_id="c", client_secret_file=Path("/nowhere/secret")),
-            "No such file or directory: '/nowhere/secret'",
+            "credential.client_secret_file: /nowhere/secret: No such file or directory",
             id="client secret",
         ),
         pytest.param(
             ClientCertificate(tenant_id="t", client_id="c", certificate_file=Path("/nowhere/cert.pem")),
-            "No such file or directory: '/nowhere/cert.pem'",
+            "credential.certificate_file: /nowhere/cert.pem: No such file or directory",
             id="client certificate",
         ),
         pytest.param(WorkloadIdentity(tenant_id="t", client_id="c"), "token_file_path", id="workload"),
@@ -201,7 +203,9 @@ async def test_a_failure_is_forgotten_after_a_while(azure: SignIn, monkeypatch: 
     assert azure.failures == 2
 
 
-async def test_who_gives_up_waiting_blocks_nobody(azure: SignIn) -> None:
+@pytest.fixture
+def hanging_endpoint(azure: SignIn) -> asyncio.Event:
+    """Make the next sign-in hang; the event says that it has begun."""
     arrived = asyncio.Event()
 
     async def hang(_: web.BaseRequest) -> None:
@@ -210,13 +214,121 @@ async def test_who_gives_up_waiting_blocks_nobody(azure: SignIn) -> None:
 
     azure.simulator.heal()
     azure.simulator.fault(APP_SERVICE, hang, times=1)
+    return arrived
+
+
+async def test_who_gives_up_waiting_ends_no_sign_in_of_others(
+    azure: SignIn, hanging_endpoint: asyncio.Event
+) -> None:
     credential = azure.credential()
-    gives_up = asyncio.ensure_future(credential.token())
-    await asyncio.wait_for(arrived.wait(), 5)
-    waits = asyncio.ensure_future(credential.token())
-    await asyncio.sleep(0)
+    gives_up, waits = (asyncio.ensure_future(credential.token()) for _ in range(2))
+    await asyncio.wait_for(hanging_endpoint.wait(), 5)
     gives_up.cancel()
-    assert await asyncio.wait_for(waits, 5)
+    await asyncio.gather(gives_up, return_exceptions=True)
+    joins = asyncio.ensure_future(credential.token())
+    await asyncio.sleep(0.05)
+    assert not waits.done()
+    assert not joins.done()
+    assert azure.simulator.requests == {APP_SERVICE: 1}
+    waits.cancel()
+    joins.cancel()
+
+
+async def test_a_sign_in_that_hangs_fails_even_though_nobody_waits_any_more(
+    azure: SignIn, hanging_endpoint: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SIGN_IN_SECONDS", 0.3)
+    credential = azure.credential()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(credential.token(), 0.1)
+    assert await failure(credential) == "no token: no answer within 0.3 s"
+    assert await failure(credential) == "no token: no answer within 0.3 s"
+    assert azure.failures == 1
+    assert azure.simulator.requests == {APP_SERVICE: 1}
+    monkeypatch.setattr(module, "REMEMBERED_SECONDS", 0.0)
+    assert await credential.token()
+
+
+async def test_a_credential_can_be_closed_while_it_signs_in(
+    azure: SignIn, hanging_endpoint: asyncio.Event
+) -> None:
+    credential = azure.credential()
+    waits = asyncio.ensure_future(credential.token())
+    await asyncio.wait_for(hanging_endpoint.wait(), 5)
+    await credential.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert azure.failures == 0
+
+
+async def test_a_failure_is_logged_once_and_so_is_its_end(
+    azure: SignIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_SECONDS", 0.0)
+    azure.simulator.heal()
+    azure.simulator.fault(APP_SERVICE, answering(400, b'{"error": "invalid_request"}'), times=3)
+    credential = azure.credential()
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            await failure(credential)
+        for _ in range(3):
+            await credential.token()
+    said = [record.message for record in caplog.records if record.name == module.__name__]
+    assert said == ["sign-in failed", "sign-in succeeds again"]
+
+
+# --- Ahead of time
+
+
+async def signed_in() -> None:
+    """Wait until no sign-in is under way."""
+    while any("Credential._attempt" in repr(task.get_coro()) for task in asyncio.all_tasks()):
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "then"),
+    [pytest.param(3600, 3400, id="an hour"), pytest.param(86_400, 50_000, id="a day: after half of it")],
+)
+async def test_a_token_is_replaced_before_it_expires_and_nobody_waits_for_that(
+    azure: SignIn, seconds: float, then: float
+) -> None:
+    azure.simulator.token_seconds = seconds
+    credential = azure.credential()
+    first = await credential.token()
+    with time_machine.travel(time.time() + then):
+        assert await credential.token() == first
+        await signed_in()
+        second = await credential.token()
+        assert second != first
+        assert await credential.token() == second
+    assert len(azure.queries) == 2
+
+
+@pytest.mark.parametrize(("seconds", "then"), [(3600, 3400), (86_400, 50_000)])
+async def test_a_token_that_cannot_be_replaced_is_used_until_it_expires(
+    azure: SignIn, seconds: float, then: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_SECONDS", 0.0)
+    azure.simulator.token_seconds = seconds
+    credential = azure.credential()
+    first = await credential.token()
+    azure.simulator.heal()
+    azure.simulator.fault(APP_SERVICE, answering(400, b'{"error": "invalid_request"}'))
+    with time_machine.travel(time.time() + then) as now:
+        for _ in range(3):
+            assert await credential.token() == first
+            await signed_in()
+        asked = azure.simulator.requests[APP_SERVICE]
+        assert asked > 1
+        now.shift(40)
+        assert await credential.token() == first
+        await signed_in()
+        assert azure.simulator.requests[APP_SERVICE] > asked  # tried again, but not by each poll
+        now.shift(seconds - then)
+        await failure(credential)
+        azure.simulator.heal()
+        assert await credential.token() != first
 
 
 # --- Another token
@@ -243,6 +355,23 @@ async def test_a_hundred_polls_refused_together_cost_one_fresh_token(azure: Sign
     assert len(azure.queries) == 2
 
 
+@pytest.mark.parametrize("claims", [None, '{"access_token":{"nbf":{"essential":true}}}'])
+async def test_where_every_token_is_refused_not_every_poll_asks_for_another(
+    azure: SignIn, claims: str | None
+) -> None:
+    credential = azure.credential()
+    for _ in range(5):
+        await credential.fresh_token(await credential.token(), claims)
+    assert len(azure.queries) == 2
+
+
+async def test_other_claims_are_another_demand(azure: SignIn) -> None:
+    credential = azure.credential()
+    for claims in ('{"access_token":{}}', None):
+        await credential.fresh_token(await credential.token(), claims)
+    assert len(azure.queries) == 3
+
+
 async def test_who_was_refused_an_older_token_gets_the_one_of_the_moment(azure: SignIn) -> None:
     credential = azure.credential()
     token = await credential.token()
@@ -255,14 +384,12 @@ async def test_a_poll_survives_that_its_token_is_revoked(azure: SignIn, claims: 
     web = azure.simulator.fleet.scale_sets[0]
     scale_set = ScaleSet(web.subscription_id, web.resource_group, web.name, interval=300.0)
     client = Client(azure.cloud, azure.credential(), azure.telemetry, connections=1)
-    spent: list[None] = []
     try:
-        await client.upgrade_history(scale_set, 5.0, lambda: spent.append(None))
+        await client.upgrade_history(scale_set, 5.0, Unmetered())
         azure.simulator.revoke_tokens(claims)
-        await client.upgrade_history(scale_set, 5.0, lambda: spent.append(None))
+        await client.upgrade_history(scale_set, 5.0, Unmetered())
     finally:
         await client.close()
-    assert len(spent) == 1
     assert len(azure.queries) == 2
 
 
@@ -275,6 +402,7 @@ async def test_a_token_that_has_expired_is_replaced(azure: SignIn) -> None:
 # --- What is said when there is none
 
 
+@pytest.mark.parametrize("config", [ManagedIdentity(), DefaultCredential()], ids=["managed", "default"])
 @pytest.mark.parametrize(
     ("status", "body", "text"),
     [
@@ -292,12 +420,19 @@ async def test_a_token_that_has_expired_is_replaced(azure: SignIn) -> None:
     ],
 )
 async def test_a_sign_in_that_fails_is_told_in_one_line_without_secrets(
-    azure: SignIn, status: int, body: bytes, text: str
+    azure: SignIn,
+    monkeypatch: pytest.MonkeyPatch,
+    config: CredentialConfig,
+    *,
+    status: int,
+    body: bytes,
+    text: str,
 ) -> None:
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "managedidentitycredential")  # no other way of the default
     azure.simulator.heal()
     headers = {"Content-Type": "application/json"}
     azure.simulator.fault(APP_SERVICE, answering(status, body, headers))
-    told = await failure(azure.credential())
+    told = await failure(azure.credential(config))
     assert told.startswith(text)
     assert len(told) > len(text)
     assert "s3cr3t" not in told
