@@ -1,7 +1,11 @@
 """What Azure grants us, and what its headers say of it. Pure."""
 
 import email.utils
+import re
+from collections.abc import Iterable
 from datetime import UTC
+from itertools import islice
+from typing import Protocol
 
 REQUESTS_PER_MINUTE = 800.0
 """Compute's low-cost gets per subscription and region; we keep to one region's grant for all of them."""
@@ -12,13 +16,70 @@ RETRY_AFTER_ABSENT = 60.0
 RETRY_AFTER_LONGEST = 3600.0
 
 
-def retry_after(header: str | None, now: float) -> float:
+SCOPES_AT_ONCE = 16
+"""Budgets that one answer may speak of; Azure's speak of four or five."""
+
+
+class Meter(Protocol):
+    """Who accounts for the requests of one call."""
+
+    def spend(self) -> None:
+        """Hear that a further request is sent, after the first."""
+
+    def left(self, scope: str, requests: int) -> None:
+        """Hear how many requests are left of a budget."""
+
+
+class Unmetered:
+    """A meter of calls that cost none of the budgets we plan."""
+
+    def spend(self) -> None:
+        """Forget it."""
+
+    def left(self, scope: str, requests: int) -> None:
+        """Forget it."""
+
+
+def remaining(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, int], ...]:
+    """Return what the headers of an answer say is left, as (scope, requests).
+
+    The scope is the header's own name, but of ``x-ms-ratelimit-remaining-resource``, which lists several budgets, the
+    name that stands in it. What is not a name and a number is passed over.
+    """
+    return tuple(islice(_remaining(headers), SCOPES_AT_ONCE))
+
+
+def _remaining(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, int]]:
+    for name, value in headers:
+        header = name.lower()
+        if header == "x-ms-ratelimit-remaining-resource":
+            for scope, number in _LISTED.findall(value):
+                yield scope, int(number)
+        elif header.startswith(_PREFIXES) and _NUMBER.fullmatch(value) and _SCOPE.fullmatch(header):
+            yield header, int(value)
+
+
+_PREFIXES = ("x-ms-ratelimit-remaining-", "x-ms-user-quota-remaining")
+_SCOPE = re.compile("[a-z0-9-]{1,100}")
+_NUMBER = re.compile("[0-9]{1,9}")
+_LISTED = re.compile(r"(?:^|,)\s*([\w./-]{1,100});([0-9]{1,9})\s*(?=,|$)", re.ASCII)
+
+
+def retry_after(header: str | None, now: float, resets_after: str | None = None) -> float:
     """Read ``Retry-After`` (RFC 9110 section 10.2.3: seconds or a date) as seconds from ``now`` (epoch seconds).
 
-    Absent, zero, negative, past or unreadable gives 60 s; no pause is longer than an hour.
+    Where it is absent, Resource Graph's ``x-ms-user-quota-resets-after`` (``hh:mm:ss``) says the same. Absent, zero,
+    negative, past or unreadable gives 60 s; no pause is longer than an hour.
     """
     seconds = _seconds(header.strip(), now) if header else 0.0
+    clock = _CLOCK.fullmatch(resets_after) if resets_after and not header else None
+    if clock is not None:
+        hours, minutes, rest = map(int, clock.groups())
+        seconds = 3600.0 * hours + 60 * minutes + rest
     return min(seconds, RETRY_AFTER_LONGEST) if seconds > 0 else RETRY_AFTER_ABSENT
+
+
+_CLOCK = re.compile("([0-9]{1,3}):([0-9]{2}):([0-9]{2})")
 
 
 def _seconds(header: str, now: float) -> float:

@@ -1,6 +1,6 @@
-"""Requests to Azure Resource Manager: one history, page by page, within a deadline, with the only retry there is.
+"""Requests to Azure Resource Manager: one answer, page by page, within a deadline, with the only retry there is.
 
-Gives decoded JSON and knows nothing of what it means, but for the paging that all of Resource Manager's lists share.
+Gives decoded JSON and knows nothing of what it means, but for how it goes on to the next page.
 The token goes to the configured scheme, host and port and nowhere else.
 """
 
@@ -8,14 +8,13 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from http import HTTPStatus
 from time import perf_counter, time
 from typing import NoReturn
 from urllib.parse import quote
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import stamina
@@ -24,7 +23,7 @@ from aiohttp.http_exceptions import BadStatusLine
 from yarl import URL
 
 from exporter import __version__
-from exporter.azure.budget import retry_after
+from exporter.azure.budget import Meter, remaining, retry_after
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
 from exporter.azure.errors import (
@@ -43,15 +42,21 @@ from exporter.azure.errors import (
     one_line,
     parse_error,
 )
+from exporter.azure.proxy import proxy_for
 from exporter.scale_set import ScaleSet, resource_id
 from exporter.telemetry import Telemetry
 
 API_VERSION = "2025-04-01"
+GRAPH_API_VERSION = "2022-10-01"
+GRAPH_ROWS = 1000
+"""Of a page; Resource Graph gives no more."""
 MAX_PAGES = 100
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 """Of a page as decoded, so that a small gzip does not become a large one."""
 MAX_ERROR_BYTES = 64 * 1024
 MAX_MESSAGE = 3 * EXCERPT
+MAX_SCOPES = 32
+"""Budgets a subscription whose remainder is shown; Azure has half a dozen."""
 ATTEMPTS = 3
 """Requests at most for a page. The poll's timeout is shared out among them, so that a lost answer is not the end."""
 
@@ -80,6 +85,14 @@ class _Page:
     digest: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What to ask for: a GET, or a POST where it has a body."""
+
+    url: URL
+    body: bytes | None = None
+
+
 stamina.instrumentation.set_on_retry_hooks([])  # retries are counted here, under our names
 
 
@@ -92,30 +105,65 @@ class Client:
         self.endpoint = URL(cloud.endpoint)
         self.credential = credential
         self.telemetry = telemetry
+        self._scopes: dict[str, set[str]] = {}
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"vmss-upgrade-exporter/{__version__}", "Accept": "application/json"},
             middlewares=(_send_once,),
-            proxy=_proxy(self.endpoint),
+            proxy=proxy_for(cloud.endpoint),
         )
 
     async def upgrade_history(
-        self, scale_set: ScaleSet, timeout_seconds: float, spend: Callable[[], None], known: bytes = b""
+        self, scale_set: ScaleSet, timeout_seconds: float, meter: Meter, known: bytes = b""
     ) -> Answer:
         """Return a scale set's ``osUpgradeHistory``.
 
-        ``timeout_seconds`` covers everything, sign-in and retries included. ``spend`` is called before each request
-        after the first. ``known`` is the digest of the last answer, if what it said is still at hand: nearly all
-        polls bring the same again, and are spared the decoding. Raises :class:`PollError`, whose kinds say what went
-        wrong.
+        ``timeout_seconds`` covers everything, sign-in and retries included. ``meter`` hears of each request after
+        the first, and of what is left. ``known`` is the digest of the last answer, if what it said is still at hand:
+        nearly all polls bring the same again, and are spared the decoding. Raises :class:`PollError`, whose kinds say
+        what went wrong.
         """
-        path = quote(
-            resource_id(scale_set.subscription_id, scale_set.resource_group, scale_set.name), safe="/()"
-        )
+        path = resource_id(scale_set.subscription_id, scale_set.resource_group, scale_set.name)
+        call = _Call(self, scale_set.subscription_id, timeout_seconds, meter, known)
+        return await call.answer(_Ask(self._url(f"{path}/osUpgradeHistory", API_VERSION)))
+
+    async def scale_sets(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> Answer:
+        """Return all scale sets of a subscription (ListAll); raises :class:`PollError`."""
+        path = f"/subscriptions/{subscription_id}/providers/Microsoft.Compute/virtualMachineScaleSets"
+        call = _Call(self, subscription_id, timeout_seconds, meter, b"")
+        return await call.answer(_Ask(self._url(path, API_VERSION)))
+
+    async def graph(self, subscription_id: str, query: str, timeout_seconds: float, meter: Meter) -> Answer:
+        """Return what Resource Graph says to a Kusto query about a subscription; raises :class:`PollError`."""
+        url = self._url("/providers/Microsoft.ResourceGraph/resources", GRAPH_API_VERSION)
+        options = {"resultFormat": "objectArray", "$top": GRAPH_ROWS}
+        question = {"subscriptions": [subscription_id], "query": query, "options": options}
+
+        def go_on(page: _Page) -> _Ask | None:
+            document = page.document if isinstance(page.document, dict) else {}
+            token = document.get("$skipToken")
+            if token is not None:
+                return _Ask(url, _encode({**question, "options": {**options, "$skipToken": token}}))
+            if str(document.get("resultTruncated", "false")).lower() != "false":
+                raise _malformed("the rows are not all there, and nothing says how to get the others", page)
+            return None
+
+        call = _Call(self, subscription_id, timeout_seconds, meter, b"")
+        return await call.answer(_Ask(url, _encode(question)), go_on)
+
+    def _url(self, path: str, api_version: str) -> URL:
         base = str(self.endpoint).rstrip("/")
-        url = URL(f"{base}{path}/osUpgradeHistory?api-version={API_VERSION}", encoded=True)
-        return await _Call(self, scale_set.subscription_id, timeout_seconds, spend, known).answer(url)
+        return URL(f"{base}{quote(path, safe='/()')}?api-version={api_version}", encoded=True)
+
+    def heed(self, subscription_id: str, headers: Mapping[str, str], meter: Meter) -> None:
+        """Show and pass on what an answer says is left of budgets."""
+        scopes = self._scopes.setdefault(subscription_id, set())
+        for scope, requests in remaining(headers.items()):
+            if scope in scopes or len(scopes) < MAX_SCOPES:
+                scopes.add(scope)
+                self.telemetry.azure_remaining_requests.labels(subscription_id, scope).set(requests)
+                meter.left(scope, requests)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -125,34 +173,36 @@ class Client:
 class _Call:
     """One poll's round trip: requests, retries and pages under one deadline."""
 
-    __slots__ = ("_client", "_known", "_silence", "_spend", "_subscription_id", "_timeout", "_verdict")
+    __slots__ = ("_client", "_known", "_meter", "_silence", "_subscription_id", "_timeout", "_verdict")
 
     def __init__(
-        self, client: Client, subscription_id: str, timeout: float, spend: Callable[[], None], known: bytes
+        self, client: Client, subscription_id: str, timeout: float, meter: Meter, known: bytes
     ) -> None:
         self._client = client
         self._known = known
         self._subscription_id = subscription_id
         self._timeout = timeout
-        self._spend = spend
+        self._meter = meter
         self._silence = TimedOut(f"no answer within {timeout:g} s")
         self._verdict: PollError = self._silence
         """What it means if no answer comes any more."""
 
-    async def answer(self, url: URL) -> Answer:
+    async def answer(self, ask: _Ask, go_on: Callable[[_Page], _Ask | None] | None = None) -> Answer:
+        """Ask until ``go_on``, by default ``nextLink``, says that there are no more pages."""
         pages: list[_Page] = []
-        link: URL | None = url
+        then: _Ask | None = ask
+        go_on = go_on or self._next
         known = self._known
         try:
             async with asyncio.timeout(self._timeout):
-                while link is not None:
+                while then is not None:
                     if pages:
-                        self._spend()
-                    pages.append(await self._page(link))
+                        self._meter.spend()
+                    pages.append(await self._page(then))
                     self._verdict = self._silence
                     self._known = b""  # a further page is decoded in any case
-                    link = self._next(pages[-1])
-                    if link is not None and len(pages) == MAX_PAGES:
+                    then = go_on(pages[-1])
+                    if then is not None and len(pages) == MAX_PAGES:
                         raise _malformed(f"more than {MAX_PAGES} pages", pages[-1])
         except (TimeoutError, TimedOut):
             raise self._verdict from None
@@ -163,9 +213,9 @@ class _Call:
         documents = () if unchanged else (last.document,)
         return Answer(documents, last.request_id, last.excerpt, last.digest, unchanged)
 
-    async def _page(self, url: URL) -> _Page:
+    async def _page(self, ask: _Ask) -> _Page:
         try:
-            return await self._attempt(url)
+            return await self._attempt(ask)
         except Passing as error:
             failure = error
         # Only now is stamina needed, which costs a sixth of a poll even where nothing fails.
@@ -175,27 +225,27 @@ class _Call:
             with attempt:
                 if attempt.num == 1:
                     raise failure
-                self._spend()
+                self._meter.spend()
                 self._client.telemetry.azure_retries.labels(self._subscription_id).inc()
-                return await self._attempt(url)
+                return await self._attempt(ask)
         raise AssertionError  # the last attempt returns or raises
 
-    async def _attempt(self, url: URL) -> _Page:
+    async def _attempt(self, ask: _Ask) -> _Page:
         try:
-            return await self._authorized(url)
+            return await self._authorized(ask)
         except (ServerError, Unreachable) as error:
             self._verdict = error
             raise
 
-    async def _authorized(self, url: URL) -> _Page:
+    async def _authorized(self, ask: _Ask) -> _Page:
         credential = self._client.credential
         token = await self._token(credential.token())
         try:
-            return await self._request(url, token)
+            return await self._request(ask, token)
         except Unauthorized as refusal:
-            self._spend()
+            self._meter.spend()
             token = await self._token(credential.fresh_token(token, refusal.claims))
-            return await self._request(url, token)
+            return await self._request(ask, token)
 
     async def _token(self, asked: Coroutine[None, None, str]) -> str:
         verdict, self._verdict = self._verdict, Unauthorized(f"no token within {self._timeout:g} s")
@@ -203,18 +253,21 @@ class _Call:
         self._verdict = verdict
         return token
 
-    async def _request(self, url: URL, token: str) -> _Page:
+    async def _request(self, ask: _Ask, token: str) -> _Page:
         telemetry = self._client.telemetry
         status = "error"
         started = perf_counter()
         try:
-            async with self._client.session.get(
-                url,
-                headers={"Authorization": f"Bearer {token}"},
+            async with self._client.session.request(
+                "GET" if ask.body is None else "POST",
+                ask.url,
+                data=ask.body,
+                headers=_headers(token, ask),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self._timeout / ATTEMPTS),
             ) as response:
                 status = str(response.status)
+                self._client.heed(self._subscription_id, response.headers, self._meter)
                 if response.status == HTTPStatus.OK:
                     return await _decode(response, self._known)
                 raise await _failure(response)
@@ -224,15 +277,24 @@ class _Call:
             telemetry.azure_requests.labels(self._subscription_id, status).inc()
             telemetry.azure_request_duration.observe(perf_counter() - started)
 
-    def _next(self, page: _Page) -> URL | None:
-        """Return where a page says that the next one is; ``None`` after the last."""
+    def _next(self, page: _Page) -> _Ask | None:
+        """Return what a page says that the next one is; ``None`` after the last."""
         link = page.document.get("nextLink") if isinstance(page.document, dict) else None
         if link is None:
             return None
         url = same_origin(link, self._client.endpoint)
         if url is None:
             raise _malformed(f"nextLink leads elsewhere: {one_line(str(link))}", page)
-        return url
+        return _Ask(url)
+
+
+def _headers(token: str, ask: _Ask) -> dict[str, str]:
+    headers = {"Authorization": f"Bearer {token}"}
+    return headers if ask.body is None else {**headers, "Content-Type": "application/json"}
+
+
+def _encode(document: object) -> bytes:
+    return json.dumps(document).encode()
 
 
 def same_origin(link: object, endpoint: URL) -> URL | None:
@@ -256,18 +318,6 @@ _URI = re.compile(r"[!-~]+")
 
 def _origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme.lower(), (url.raw_host or "").lower(), url.port
-
-
-def _proxy(endpoint: URL) -> str | None:
-    """Return the proxy that the environment names for Azure.
-
-    Over http, which is loopback, no proxy may see the token. aiohttp's ``trust_env`` would ask anew for each
-    request, and heed ``.netrc``, which gives passwords where we give a token.
-    """
-    proxy = getproxies().get("https")
-    if proxy is None or endpoint.scheme != "https" or proxy_bypass(endpoint.raw_host or ""):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 async def _send_once(
@@ -379,10 +429,10 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
     request_id = headers.get("x-ms-request-id", "")
     kind = _BY_STATUS.get(status) or _BY_STATUS_CLASS.get(status // 100, Malformed)
     if kind is Unauthorized:
-        claims = demanded_claims(headers.get("WWW-Authenticate"))
+        claims = demanded_claims(", ".join(headers.getall("WWW-Authenticate", ())))
         return Unauthorized(message, request_id=request_id, claims=claims)
     if kind is Throttled:
-        pause = retry_after(headers.get("Retry-After"), time())
+        pause = retry_after(headers.get("Retry-After"), time(), headers.get("x-ms-user-quota-resets-after"))
         return Throttled(message, request_id=request_id, retry_after=pause)
     if kind is Malformed:
         message = one_line(f"{message} {headers.get('Location', '')}", MAX_MESSAGE)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.azure.budget import retry_after
+from exporter.azure.budget import remaining, retry_after
 
 NOW = 1_445_412_480.0
 """Wed, 21 Oct 2015 07:28:00 GMT."""
@@ -76,3 +76,69 @@ def test_any_header_gives_a_pause_of_up_to_an_hour(header: str, now: float) -> N
 @given(st.integers(1, 3600))
 def test_seconds_are_taken_at_their_word(seconds: int) -> None:
     assert retry_after(str(seconds), NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("header", "resets_after", "seconds"),
+    [
+        (None, "00:00:05", 5),
+        (None, "01:00:01", 3600),
+        (None, "00:02:10", 130),
+        (None, "00:00:00", 60),
+        (None, "soon", 60),
+        (None, "00:00:05.5", 60),
+        ("7", "00:00:05", 7),
+        ("soon", "00:00:05", 60),
+    ],
+)
+def test_resource_graph_says_otherwise_when_to_come_back(
+    header: str | None, resets_after: str, seconds: float
+):
+    assert retry_after(header, NOW, resets_after) == seconds
+
+
+RESOURCE = "x-ms-ratelimit-remaining-resource"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([], []),
+        (
+            [(RESOURCE, "Microsoft.Compute/GetVMScaleSet3Min;399,Microsoft.Compute/GetVMScaleSet30Min;2584")],
+            [("Microsoft.Compute/GetVMScaleSet3Min", 399), ("Microsoft.Compute/GetVMScaleSet30Min", 2584)],
+        ),
+        (
+            [
+                (RESOURCE, "Microsoft.Compute/A;1"),
+                ("X-Ms-RateLimit-Remaining-Resource", "Microsoft.Compute/B;2"),
+            ],
+            [("Microsoft.Compute/A", 1), ("Microsoft.Compute/B", 2)],
+        ),
+        ([(RESOURCE, "A;1 , B;2")], [("A", 1), ("B", 2)]),
+        ([(RESOURCE, "A;1,B,C;x,D;-3,;4,E;5;6,F;7")], [("A", 1), ("F", 7)]),
+        ([(RESOURCE, "A;9999999999")], []),
+        (
+            [("x-ms-ratelimit-remaining-subscription-reads", "11999")],
+            [("x-ms-ratelimit-remaining-subscription-reads", 11999)],
+        ),
+        (
+            [("X-MS-RateLimit-Remaining-Tenant-Reads", "0"), ("x-ms-user-quota-remaining", "14")],
+            [("x-ms-ratelimit-remaining-tenant-reads", 0), ("x-ms-user-quota-remaining", 14)],
+        ),
+        ([("x-ms-ratelimit-remaining-tenant-reads", "many")], []),
+        ([("x-ms-ratelimit-remaining-" + "x" * 200, "1")], []),
+        ([("x-ms-request-id", "5")], []),
+    ],
+)
+def test_the_headers_say_what_is_left(headers: list[tuple[str, str]], expected: list[tuple[str, int]]):
+    assert list(remaining(headers)) == expected
+
+
+def test_an_answer_speaks_of_no_more_than_sixteen_budgets():
+    assert len(remaining([(RESOURCE, ",".join(f"A{number};1" for number in range(1000)))])) == 16
+
+
+@given(st.lists(st.tuples(st.sampled_from([RESOURCE, "x-ms-ratelimit-remaining-reads"]), st.text())))
+def test_any_headers_say_something_or_nothing(headers: list[tuple[str, str]]):
+    assert all(scope and requests >= 0 for scope, requests in remaining(headers))

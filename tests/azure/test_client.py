@@ -22,6 +22,7 @@ import stamina
 from yarl import URL
 
 from exporter import __version__
+from exporter.azure.budget import Unmetered
 from exporter.azure.client import ATTEMPTS, Answer, Client, demanded_claims, same_origin
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
@@ -62,6 +63,8 @@ Reply = bytes | Act
 class Request:
     target: str
     headers: dict[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
 
 @dataclass
@@ -91,7 +94,9 @@ class Server:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
                 raw = {name: line.split(": ", 1)[1] for name, line in zip(headers, head[1:], strict=False)}
-                self.requests.append(Request(head[0].split(" ", 1)[1].rsplit(" ", 1)[0], raw))
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+                method, target, _ = head[0].split(" ")
+                self.requests.append(Request(target, raw, method, body))
                 self.asked.set()
                 reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
                 if isinstance(reply, bytes):
@@ -213,6 +218,20 @@ class Tokens(Credential):
 
 
 @dataclass
+class Metered:
+    """Remembers what it is told."""
+
+    spent: int = 0
+    remaining: dict[str, int] = field(default_factory=dict)
+
+    def spend(self) -> None:
+        self.spent += 1
+
+    def left(self, scope: str, requests: int) -> None:
+        self.remaining[scope] = requests
+
+
+@dataclass
 class Azure:
     server: Server
     other: Server
@@ -222,11 +241,16 @@ class Azure:
     telemetry: Telemetry
     spent: list[int] = field(default_factory=list)
     """How many requests the server had seen at each call of ``spend``."""
+    remaining: dict[str, int] = field(default_factory=dict)
 
     async def poll(self, scale_set: ScaleSet = WEB, timeout_seconds: float = 6.0) -> Answer:
-        return await self.client.upgrade_history(
-            scale_set, timeout_seconds, lambda: self.spent.append(len(self.server.requests))
-        )
+        return await self.client.upgrade_history(scale_set, timeout_seconds, self)
+
+    def spend(self) -> None:
+        self.spent.append(len(self.server.requests))
+
+    def left(self, scope: str, requests: int) -> None:
+        self.remaining[scope] = requests
 
     async def failure(self, timeout_seconds: float = 6.0) -> PollError:
         with pytest.raises(PollError) as caught:
@@ -285,9 +309,9 @@ async def test_a_history_is_asked_for_as_azure_documents_it(azure: Azure) -> Non
 async def test_the_answer_that_is_known_is_known_again_and_another_is_not(azure: Azure) -> None:
     azure.server.will(ok({"value": [1]}), ok({"value": [1]}), ok({"value": [2]}))
     first = await azure.poll()
-    again = await azure.client.upgrade_history(WEB, 6.0, lambda: None, first.digest)
+    again = await azure.client.upgrade_history(WEB, 6.0, Unmetered(), first.digest)
     assert (again.unchanged, again.pages, again.digest) == (True, (), first.digest)
-    other = await azure.client.upgrade_history(WEB, 6.0, lambda: None, first.digest)
+    other = await azure.client.upgrade_history(WEB, 6.0, Unmetered(), first.digest)
     assert (other.unchanged, other.pages) == (False, ({"value": [2]},))
 
 
@@ -296,7 +320,7 @@ async def test_a_further_page_is_read_although_the_same_bytes_are_known(azure: A
     link = f"{azure.server.url}/next"
     azure.server.will(ok({"value": []}), ok({"value": [1], "nextLink": link}), ok({"value": []}))
     known = (await azure.poll()).digest
-    answer = await azure.client.upgrade_history(WEB, 6.0, lambda: None, known)
+    answer = await azure.client.upgrade_history(WEB, 6.0, Unmetered(), known)
     assert (answer.pages, answer.unchanged) == (({"value": [1], "nextLink": link}, {"value": []}), False)
 
 
@@ -331,7 +355,7 @@ async def test_a_path_of_the_endpoint_is_kept() -> None:
     async with listening() as server:
         server.will(ok({"value": []}))
         client = Client(cloud_at(f"{server.url}/arm"), Tokens(), Telemetry(), connections=1)
-        await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.upgrade_history(WEB, 6.0, Unmetered())
         await client.close()
         assert server.requests[0].target == f"/arm{PATH}?api-version=2025-04-01"
 
@@ -638,6 +662,16 @@ async def test_a_claims_challenge_is_passed_on(azure: Azure, encode: Callable[[b
     assert azure.tokens.refused == [("token-1", CLAIMS)]
 
 
+async def test_a_claims_challenge_is_heard_among_others(azure: Azure) -> None:
+    claims = b64encode(CLAIMS.encode()).decode()
+    refusal = http("401 Unauthorized", www_authenticate="PoP nonce=x").replace(
+        b"\r\n\r\n", f'\r\nwww-authenticate: Bearer claims="{claims}"\r\n\r\n'.encode(), 1
+    )
+    azure.server.will(refusal, ok({"value": []}))
+    await azure.poll()
+    assert azure.tokens.refused == [("token-1", CLAIMS)]
+
+
 @pytest.mark.parametrize(
     "challenge",
     [
@@ -871,11 +905,11 @@ async def test_a_closed_port_is_unreachable() -> None:
     async with listening() as server:
         pass
     client = Client(cloud_at(server.url), Tokens(), telemetry := Telemetry(), connections=1)
-    spent: list[None] = []
+    meter = Metered()
     with pytest.raises(Unreachable, match="Cannot connect to host"):
-        await client.upgrade_history(WEB, 6.0, lambda: spent.append(None))
+        await client.upgrade_history(WEB, 6.0, meter)
     await client.close()
-    assert len(spent) == 2
+    assert meter.spent == 2
     labels = {"subscription_id": SUBSCRIPTION, "status": "error"}
     assert telemetry.registry.get_sample_value("vmss_upgrade_exporter_azure_requests_total", labels) == 3
 
@@ -883,7 +917,7 @@ async def test_a_closed_port_is_unreachable() -> None:
 async def test_an_unknown_host_is_unreachable() -> None:
     client = Client(cloud_at(f"http://{NOWHERE}"), Tokens(), Telemetry(), connections=1)
     with pytest.raises(Unreachable, match="Cannot connect to host"):
-        await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.upgrade_history(WEB, 6.0, Unmetered())
     await client.close()
 
 
@@ -896,7 +930,7 @@ async def test_a_server_without_tls_is_unreachable_over_https() -> None:
         port = server.sockets[0].getsockname()[1]
         client = Client(cloud_at(f"https://127.0.0.1:{port}"), Tokens(), Telemetry(), connections=1)
         with pytest.raises(Unreachable, match="ClientConnectorSSLError"):
-            await client.upgrade_history(WEB, 6.0, lambda: None)
+            await client.upgrade_history(WEB, 6.0, Unmetered())
         await client.close()
 
 
@@ -1021,7 +1055,7 @@ async def test_no_proxy_sees_a_token_in_clear(monkeypatch: pytest.MonkeyPatch, n
         proxy.will(ok({"value": []}))
         monkeypatch.setenv(name, proxy.url)
         client = Client(cloud_at(server.url), Tokens(), Telemetry(), connections=1)
-        await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.upgrade_history(WEB, 6.0, Unmetered())
         await client.close()
         assert (len(server.requests), proxy.connections) == (1, 0)
 
@@ -1040,7 +1074,7 @@ async def test_a_proxy_of_the_environment_gets_no_more_than_the_name_of_the_host
         monkeypatch.setenv("no_proxy", no_proxy)
         client = Client(cloud_at(f"https://{NOWHERE}"), Tokens(), Telemetry(), connections=1)
         with pytest.raises(Unreachable) as caught:
-            await client.upgrade_history(WEB, 6.0, lambda: None)
+            await client.upgrade_history(WEB, 6.0, Unmetered())
         await client.close()
         assert (str(caught.value) == "the proxy answers 502 Bad Gateway") is bool(asked)
         assert [request.target for request in proxy.requests] == [f"{NOWHERE}:443"] * asked
@@ -1061,7 +1095,7 @@ async def test_a_netrc_is_not_heard(
         pass
     client = Client(cloud_at(f"https://127.0.0.1:{server.port}"), Tokens(), Telemetry(), connections=1)
     with pytest.raises(Unreachable, match="Cannot connect to host"):
-        await client.upgrade_history(WEB, 6.0, lambda: None)
+        await client.upgrade_history(WEB, 6.0, Unmetered())
     await client.close()
 
 
@@ -1071,6 +1105,104 @@ async def test_cookies_are_not_kept() -> None:
         # A jar would keep the cookies of a name, but not those of an address.
         client = Client(cloud_at(f"http://localhost:{server.port}"), Tokens(), Telemetry(), connections=1)
         for _ in range(2):
-            await client.upgrade_history(WEB, 6.0, lambda: None)
+            await client.upgrade_history(WEB, 6.0, Unmetered())
         await client.close()
         assert ["cookie" in request.headers for request in server.requests] == [False, False]
+
+
+# --- Discovery's requests, and what is left of budgets
+
+
+ROWS = {"totalRecords": 1, "count": 1, "data": [{"id": "/one"}], "resultTruncated": "false"}
+
+
+async def test_resource_graph_is_asked_about_one_subscription_as_azure_documents_it(azure: Azure) -> None:
+    azure.server.replies = [ok(ROWS)]
+    answer = await azure.client.graph(SUBSCRIPTION, "resources | limit 1", 6.0, azure)
+    assert answer.pages == (ROWS,)
+    (request,) = azure.server.requests
+    assert (request.method, request.target) == (
+        "POST",
+        "/providers/Microsoft.ResourceGraph/resources?api-version=2022-10-01",
+    )
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["authorization"] == "Bearer token-1"
+    assert json.loads(request.body) == {
+        "subscriptions": [SUBSCRIPTION],
+        "query": "resources | limit 1",
+        "options": {"resultFormat": "objectArray", "$top": 1000},
+    }
+
+
+async def test_resource_graph_goes_on_by_skip_token(azure: Azure) -> None:
+    first = {**ROWS, "$skipToken": "more", "resultTruncated": "true"}
+    azure.server.replies = [ok(first), ok(ROWS)]
+    answer = await azure.client.graph(SUBSCRIPTION, "resources", 6.0, azure)
+    assert answer.pages == (first, ROWS)
+    assert "$skipToken" not in json.loads(azure.server.requests[0].body)["options"]
+    assert json.loads(azure.server.requests[1].body)["options"]["$skipToken"] == "more"
+    assert len(azure.spent) == 1
+
+
+@pytest.mark.parametrize("truncated", ["true", True])
+async def test_rows_that_are_not_all_there_are_malformed(azure: Azure, truncated: object) -> None:
+    azure.server.replies = [ok({**ROWS, "resultTruncated": truncated})]
+    with pytest.raises(Malformed, match="not all there"):
+        await azure.client.graph(SUBSCRIPTION, "resources", 6.0, azure)
+
+
+async def test_endless_rows_are_malformed_after_the_hundredth_page(azure: Azure) -> None:
+    azure.server.replies = [ok({**ROWS, "$skipToken": "more"})]
+    with pytest.raises(Malformed, match="more than 100 pages"):
+        await azure.client.graph(SUBSCRIPTION, "resources", 20.0, azure)
+    assert len(azure.server.requests) == 100
+
+
+async def test_a_question_that_failed_in_passing_is_put_again(azure: Azure) -> None:
+    azure.server.replies = [http("503 Service Unavailable"), ok(ROWS)]
+    await azure.client.graph(SUBSCRIPTION, "resources", 6.0, azure)
+    assert [request.body for request in azure.server.requests] == [azure.server.requests[0].body] * 2
+
+
+async def test_resource_graph_says_in_its_own_header_when_to_come_back(azure: Azure) -> None:
+    azure.server.replies = [http("429 Too Many Requests", x_ms_user_quota_resets_after="00:00:07")]
+    with pytest.raises(Throttled) as caught:
+        await azure.client.graph(SUBSCRIPTION, "resources", 6.0, azure)
+    assert caught.value.retry_after == 7
+
+
+async def test_all_scale_sets_of_a_subscription_are_listed_page_by_page(azure: Azure) -> None:
+    path = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/virtualMachineScaleSets"
+    link = f"{azure.server.url}{path}?api-version=2025-04-01&$skiptoken=2"
+    azure.server.replies = [ok({"value": [1], "nextLink": link}), ok({"value": [2]})]
+    answer = await azure.client.scale_sets(SUBSCRIPTION, 6.0, azure)
+    assert answer.pages == ({"value": [1], "nextLink": link}, {"value": [2]})
+    assert [request.target for request in azure.server.requests] == [
+        f"{path}?api-version=2025-04-01",
+        f"{path}?api-version=2025-04-01&$skiptoken=2",
+    ]
+
+
+async def test_what_is_left_of_budgets_is_shown_and_passed_on_good_answer_or_bad(azure: Azure) -> None:
+    azure.server.replies = [
+        ok({"value": []}, x_ms_ratelimit_remaining_resource="Microsoft.Compute/GetVMScaleSet3Min;399"),
+        http("403 Forbidden", x_ms_ratelimit_remaining_subscription_reads="249"),
+    ]
+    await azure.poll()
+    await azure.failure()
+    expected = {
+        "Microsoft.Compute/GetVMScaleSet3Min": 399,
+        "x-ms-ratelimit-remaining-subscription-reads": 249,
+    }
+    assert azure.remaining == expected
+    assert {scope: azure.counted("azure_remaining_requests", scope=scope) for scope in expected} == expected
+
+
+async def test_names_of_budgets_without_end_fill_no_memory(azure: Azure) -> None:
+    azure.server.replies = [
+        ok({}, x_ms_ratelimit_remaining_resource=",".join(f"{answer}-{number};1" for number in range(16)))
+        for answer in range(5)
+    ]
+    for _ in azure.server.replies:
+        await azure.poll()
+    assert len(azure.remaining) == 32
