@@ -29,6 +29,11 @@ Fault = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 
 _dump = json.JSONEncoder(separators=(",", ":")).encode
 _COMPUTE = ["providers", "microsoft.compute", "virtualmachinescalesets"]
+_GRAPH = "/providers/microsoft.resourcegraph/resources"
+_GRAPH_QUERY = (
+    "'microsoft.compute/virtualmachinescalesets'",
+    "project id, name, location, tags, upgradepolicy",
+)
 _JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 
 
@@ -144,6 +149,8 @@ HISTORIES = (Limit("GetVMScaleSet3Min", 2400, 800 / 60), Limit("GetVMScaleSet30M
 """Of a subscription; the header has named two spans ever since."""
 HISTORY = Limit("GetVMScaleSetResource", 36, 12 / 60)
 """Of one scale set."""
+GRAPH = Limit("ResourceGraph", 15, 3.0)
+"""Of a tenant and principal."""
 LISTS = Limit("HighCostGetVMScaleSet3Min", 1080, 360 / 60)
 
 
@@ -178,7 +185,8 @@ class Simulator:
     ``faults`` is the share of ARM requests that a random fault answers, ``page_size`` how many entries an answer
     holds at most. With ``enforce_budgets`` False the budget headers count down, but nothing is refused.
 
-    For tests: ``histories`` maps a folded resource id to the upgrades, or to the raw body, to answer with;
+    For tests: ``gone`` holds the folded resource ids of scale sets that are not there at the moment, ``hidden`` the
+    subscriptions that the caller may not see; ``histories`` maps a folded resource id to the upgrades, or to the raw body, to answer with;
     ``requests`` and ``most_concurrent`` count by folded path, without ``/osupgradehistory``.
     """
 
@@ -210,9 +218,11 @@ class Simulator:
         self._buckets = Buckets()
         self._scale_sets = {scale_set.resource_id.lower(): scale_set for scale_set in fleet.scale_sets}
         self._groups = {key.rsplit("/", 4)[0] for key in self._scale_sets}
-        self._lists: dict[str, list[str]] = {subscription: [] for subscription in fleet.subscriptions}
+        self.gone: set[str] = set()
+        self.hidden: set[str] = set()
+        self._members: dict[str, list[ScaleSet]] = {subscription: [] for subscription in fleet.subscriptions}
         for scale_set in fleet.scale_sets:
-            self._lists[scale_set.subscription_id].append(_dump(_resource(scale_set)))
+            self._members[scale_set.subscription_id].append(scale_set)
         self._rendered: dict[str, tuple[Sequence[Upgrade], list[str]]] = {}
 
     def fault(self, where: str, fault: Fault, times: float = math.inf) -> None:
@@ -244,7 +254,7 @@ class Simulator:
         self.most_concurrent[key] = max(self.most_concurrent[key], self._in_flight[key])
         try:
             answer = await self._fault_for(request, path)
-            return self._answer(request, path) if answer is None else answer
+            return self._answer(request, path, await request.read()) if answer is None else answer
         finally:
             self._in_flight[key] -= 1
 
@@ -257,7 +267,7 @@ class Simulator:
             return await self._random.choice(FAULTS)(request)
         return None
 
-    def _answer(self, request: web.BaseRequest, path: str) -> web.Response:
+    def _answer(self, request: web.BaseRequest, path: str, sent: bytes) -> web.Response:
         if path in {"/token", "/metadata/identity/oauth2/token"}:
             return self._token(request, path)
         request_id = str(uuid4())
@@ -267,31 +277,37 @@ class Simulator:
             "x-ms-correlation-request-id": request.headers.get("x-ms-correlation-request-id", request_id),
         }
         try:
-            body = self._arm(request, path, headers)
+            body = self._arm(request, path, sent, headers)
         except Refused as refusal:
             headers |= refusal.headers
             return web.Response(status=refusal.status, body=refusal.body, headers=headers)
         return web.Response(body=body, headers=headers)
 
-    def _arm(self, request: web.BaseRequest, path: str, headers: dict[str, str]) -> bytes:
+    def _arm(self, request: web.BaseRequest, path: str, sent: bytes, headers: dict[str, str]) -> bytes:
         """Return the body of a good answer and add the budgets to its headers, or raise Refused."""
         now = self.clock()
         if "api-version" not in request.query:
             message = "The api-version query parameter (?api-version=) is required for all requests."
             raise refused(400, "MissingApiVersionParameter", message)
         self._check_token(request.headers.get("Authorization", ""), now)
-        if request.method != "GET":
+        if request.method != ("POST" if path == _GRAPH else "GET"):
             message = f"The requested resource does not support http method '{request.method}'."
             raise refused(405, "HttpMethodNotAllowed", message)
         match path.split("/")[1:]:
             case ["subscriptions", owner, *rest] if rest == _COMPUTE:
                 self._spend_reads(owner, now, headers)
+                self._check_permission(owner, "Microsoft.Compute/virtualMachineScaleSets/read")
                 self._spend([(LISTS, owner)], now, headers)
-                return self._page(request, self._lists[owner])
+                return self._page(request, [_dump(_resource(each)) for each in self._present(owner)])
+            case ["providers", "microsoft.resourcegraph", "resources"]:
+                return self._graph(sent, now, headers)
             case ["subscriptions", owner, "resourcegroups", _, *rest, _, "osupgradehistory"] if (
                 rest == _COMPUTE
             ):
                 self._spend_reads(owner, now, headers)
+                self._check_permission(
+                    owner, "Microsoft.Compute/virtualMachineScaleSets/osUpgradeHistory/read"
+                )
                 key = path.removesuffix("/osupgradehistory")
                 scale_set = self._find(key, request.path)
                 self._spend([*((limit, owner) for limit in HISTORIES), (HISTORY, key)], now, headers)
@@ -318,11 +334,63 @@ class Simulator:
             )
             raise unauthorized("ExpiredAuthenticationToken", message, 'error="invalid_token"')
 
+    def _check_permission(self, subscription: str, action: str) -> None:
+        if subscription in self.hidden:
+            message = (
+                "The client 'simulated' with object id 'simulated' does not have authorization to perform action"
+                f" '{action}' over scope '/subscriptions/{subscription}' or the scope is invalid. If access was"
+                " recently granted, please refresh your credentials."
+            )
+            raise refused(403, "AuthorizationFailed", message)
+
+    def _present(self, subscription: str) -> list[ScaleSet]:
+        return [each for each in self._members[subscription] if each.resource_id.lower() not in self.gone]
+
+    def _graph(self, sent: bytes, now: float, headers: dict[str, str]) -> bytes:
+        """Answer the one question to Resource Graph that anyone here asks: which scale sets there are.
+
+        https://learn.microsoft.com/rest/api/azureresourcegraph/resourcegraph/resources/resources
+        """
+        left = self._buckets.take(GRAPH, "tenant", now)
+        headers["x-ms-user-quota-remaining"] = str(max(0, int(left)))
+        headers["x-ms-user-quota-resets-after"] = "00:00:05"
+        if left < 0 and self.enforce_budgets:
+            message = "Client application has been throttled and should not attempt to repeat the request."
+            raise refused(429, "RateLimiting", message, {"Retry-After": "5"})
+        try:
+            asked = json.loads(sent)
+            query, options = str(asked["query"]).lower(), asked.get("options", {})
+            subscriptions = [str(each).lower() for each in asked["subscriptions"]]
+            start, size = int(options.get("$skipToken", 0)), int(options.get("$top", 100))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise refused(400, "BadRequest", "Please provide below info when asking for support.") from None
+        if not all(word in query for word in _GRAPH_QUERY):
+            raise refused(400, "InvalidQuery", "The simulated Resource Graph knows only of scale sets.")
+        rows = [
+            _row(scale_set)
+            for subscription in subscriptions
+            if subscription in self._members and subscription not in self.hidden
+            for scale_set in self._present(subscription)
+        ]
+        end = start + min(size, self.page_size, 1000)
+        page = rows[start:end]
+        answer: dict[str, object] = {
+            "totalRecords": len(rows),
+            "count": len(page),
+            "data": page,
+            "facets": [],
+        }
+        if end < len(rows):
+            answer |= {"resultTruncated": "true", "$skipToken": str(end)}
+        else:
+            answer["resultTruncated"] = "false"
+        return _dump(answer).encode()
+
     def _find(self, key: str, asked: str) -> ScaleSet:
         group, name = asked.split("/")[4], asked.split("/")[8]  # ARM repeats them as they were spelled
         if key.rsplit("/", 4)[0] not in self._groups:
             raise refused(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
-        if key not in self._scale_sets:
+        if key not in self._scale_sets or key in self.gone:
             message = (
                 f"The Resource 'Microsoft.Compute/virtualMachineScaleSets/{name}' under resource group '{group}' was"
                 " not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
@@ -331,7 +399,7 @@ class Simulator:
         return self._scale_sets[key]
 
     def _spend_reads(self, subscription: str, now: float, headers: dict[str, str]) -> None:
-        if subscription not in self._lists:
+        if subscription not in self._members:
             message = f"The subscription '{subscription}' could not be found."
             raise refused(404, "SubscriptionNotFound", message)
         left = self._buckets.take(READS, subscription, now)
@@ -403,12 +471,24 @@ def _clock_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%-m/%-d/%Y %-I:%M:%S %p}"
 
 
+def _upgrade_policy(scale_set: ScaleSet) -> dict[str, object]:
+    automatic = {"enableAutomaticOSUpgrade": scale_set.automatic_upgrade}
+    return {"mode": "Rolling", "automaticOSUpgradePolicy": automatic}
+
+
+def _row(scale_set: ScaleSet) -> dict[str, object]:
+    """Render a scale set as Resource Graph projects it."""
+    return {
+        "id": scale_set.resource_id,
+        "name": scale_set.name,
+        "location": scale_set.location,
+        "tags": dict(scale_set.tags),
+        "upgradePolicy": _upgrade_policy(scale_set),
+    }
+
+
 def _resource(scale_set: ScaleSet) -> dict[str, object]:
     """Render a scale set as the list calls do, as far as anyone here cares."""
-    policy = {
-        "mode": "Rolling",
-        "automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": scale_set.automatic_upgrade},
-    }
     return {
         "id": scale_set.resource_id,
         "name": scale_set.name,
@@ -416,7 +496,7 @@ def _resource(scale_set: ScaleSet) -> dict[str, object]:
         "location": scale_set.location,
         "tags": dict(scale_set.tags),
         "sku": {"name": "Standard_D4s_v5", "tier": "Standard", "capacity": scale_set.instances},
-        "properties": {"upgradePolicy": policy, "provisioningState": "Succeeded"},
+        "properties": {"upgradePolicy": _upgrade_policy(scale_set), "provisioningState": "Succeeded"},
     }
 
 
@@ -439,8 +519,11 @@ async def running(simulator: Simulator, address: str = "127.0.0.1:0") -> AsyncIt
         await runner.cleanup()
 
 
-def config_for(fleet: Fleet, base_url: str) -> str:
-    """Return the text of a configuration that polls every scale set of this fleet, as fast as Azure allows."""
+def config_for(fleet: Fleet, base_url: str, *, discovering: bool = False) -> str:
+    """Return the text of a configuration that polls every scale set of this fleet, as fast as Azure allows.
+
+    All of them are named; with ``discovering`` only those of the first subscription are, and the others are found.
+    """
     lines = [
         f"# The simulated Azure at {base_url}. To sign in to it, run the exporter with",
         f"#   IDENTITY_ENDPOINT={base_url}/token IDENTITY_HEADER=simulator",
@@ -453,6 +536,12 @@ def config_for(fleet: Fleet, base_url: str) -> str:
     for scale_set in fleet.scale_sets:
         named = f"      - {{resource_group: {scale_set.resource_group}, name: {scale_set.name}}}"
         members.setdefault(scale_set.subscription_id, []).append(named)
-    for subscription, named_sets in members.items():
-        lines += [f"  - id: {subscription}", "    scale_sets:", *named_sets]
+    for index, (subscription, named_sets) in enumerate(members.items()):
+        lines.append(f"  - id: {subscription}")
+        if discovering and (index or len(members) == 1):
+            lines.append(
+                "    discovery: {refresh: 15s, only_automatic_upgrade: false, tag_labels: [env, team]}"
+            )
+        else:
+            lines += ["    scale_sets:", *named_sets]
     return "\n".join(lines) + "\n"

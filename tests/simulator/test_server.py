@@ -528,6 +528,82 @@ async def test_the_official_client_reads_every_history(azure: Azure) -> None:
             ]
 
 
+GRAPH = "/providers/Microsoft.ResourceGraph/resources"
+QUERY = (
+    "resources | where type =~ 'microsoft.compute/virtualmachinescalesets'"
+    " | project id, name, location, tags, upgradePolicy = properties.upgradePolicy"
+)
+
+
+async def graph(
+    azure: Azure, subscriptions: list[str], query: str = QUERY, options: dict[str, object] | None = None
+) -> tuple[int, Any, Any]:
+    headers = {"Authorization": f"Bearer {azure.simulator.issue_token()}"}
+    question = {"subscriptions": subscriptions, "query": query, "options": options or {}}
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(
+            f"{azure.base_url}{GRAPH}?api-version=2022-10-01", json=question, headers=headers
+        ) as response,
+    ):
+        return response.status, await response.json(), response.headers
+
+
+async def test_resource_graph_knows_the_scale_sets_of_the_subscriptions_asked_for_page_by_page(azure: Azure):
+    owner = azure.web.subscription_id
+    status, first, headers = await graph(azure, [owner], options={"$top": 4})
+    assert (status, first["totalRecords"], first["count"], first["resultTruncated"]) == (200, 6, 4, "true")
+    assert (headers["x-ms-user-quota-remaining"], headers["x-ms-user-quota-resets-after"]) == (
+        "14",
+        "00:00:05",
+    )
+    _, second, _ = await graph(azure, [owner], options={"$top": 4, "$skipToken": first["$skipToken"]})
+    assert (second["count"], second["resultTruncated"], "$skipToken" in second) == (2, "false", False)
+    assert [row["id"] for row in first["data"] + second["data"]] == [
+        each.resource_id for each in azure.simulator.fleet.scale_sets if each.subscription_id == owner
+    ]
+    assert first["data"][0] == {
+        "id": azure.web.resource_id,
+        "name": "web-dev-sea",
+        "location": "southeastasia",
+        "tags": {"env": "dev", "team": "insight", "role": "web"},
+        "upgradePolicy": {
+            "mode": "Rolling",
+            "automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": True},
+        },
+    }
+
+
+async def test_what_may_not_be_seen_is_silence_in_resource_graph_and_forbidden_in_the_lists(azure: Azure):
+    owner = azure.web.subscription_id
+    azure.simulator.hidden.add(owner)
+    assert (await graph(azure, [owner]))[1]["data"] == []
+    status, body, _ = await azure.get(f"/subscriptions/{owner}/{COMPUTE}")
+    assert (status, body["error"]["code"]) == (403, "AuthorizationFailed")
+    assert "Microsoft.Compute/virtualMachineScaleSets/read" in body["error"]["message"]
+
+
+async def test_a_scale_set_that_is_gone_is_in_no_list_and_not_found(azure: Azure):
+    owner = azure.web.subscription_id
+    azure.simulator.gone.add(azure.web.resource_id.lower())
+    assert (await graph(azure, [owner]))[1]["totalRecords"] == 5
+    assert len((await azure.get(f"/subscriptions/{owner}/{COMPUTE}"))[1]["value"]) == 5
+    assert (await azure.get(f"{azure.web.resource_id}/osUpgradeHistory"))[0] == 404
+    azure.simulator.gone.clear()
+    assert (await graph(azure, [owner]))[1]["totalRecords"] == 6
+
+
+@pytest.mark.parametrize("query", ["resources", "resources | project id"])
+async def test_resource_graph_refuses_what_it_does_not_understand(azure: Azure, query: str):
+    status, body, _ = await graph(azure, [azure.web.subscription_id], query)
+    assert (status, body["error"]["code"]) == (400, "InvalidQuery")
+
+
+async def test_resource_graph_grants_fifteen_questions_in_five_seconds(azure: Azure):
+    statuses = [(await graph(azure, []))[0] for _ in range(16)]
+    assert statuses == [200] * 15 + [429]
+
+
 async def test_the_official_client_lists_a_subscription(azure: Azure) -> None:
     azure.simulator.page_size = 2
     async with official(azure) as client:

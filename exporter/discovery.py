@@ -1,0 +1,205 @@
+"""Finds scale sets: asks Azure which there are, and selects those that the configuration wants.
+
+``parse_rows``, ``select`` and ``merge`` are pure. Knows nothing of schedules, plans or polls.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from exporter.azure.budget import Meter, Unmetered
+from exporter.azure.client import Answer, Client
+from exporter.azure.errors import BadRequest, Forbidden, Malformed, NotFound, Throttled
+from exporter.config import Discovery, tag_label
+from exporter.log import fields
+from exporter.scale_set import ScaleSet, Source
+from exporter.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+QUERY = (
+    "resources | where type =~ 'microsoft.compute/virtualmachinescalesets'"
+    " | project id, name, location, tags, upgradePolicy = properties.upgradePolicy"
+)
+GRAPH_SECONDS = 0.5
+"""Between two questions to Resource Graph: a tenant and principal have about 15 in 5 s, for all they run."""
+WITHOUT_GRAPH_SECONDS = 3600.0
+"""For how long Resource Graph is not asked again where it was forbidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A scale set as Azure lists it."""
+
+    subscription_id: str
+    resource_group: str
+    name: str
+    location: str
+    tags: tuple[tuple[str, str], ...]
+    automatic_upgrade: bool
+    """Whether Azure upgrades it by itself (``enableAutomaticOSUpgrade``)."""
+
+
+def parse_rows(rows: Iterable[object], subscription_id: str) -> tuple[tuple[Found, ...], tuple[str, ...]]:
+    """Read rows of Resource Graph, or entries of ListAll, about one subscription.
+
+    Total: a row that does not say which scale set of the subscription it means is left out, and an absurd field counts as
+    absent; of each the JSON path is returned beside the rows.
+    """
+    unrecognised: list[str] = []
+    found: dict[tuple[str, str], Found] = {}
+    for row in rows:
+        match = _ID.fullmatch(str(_get(row, "id")))
+        if match is None or match["subscription"].lower() != subscription_id.lower():
+            unrecognised.append("id")
+            continue
+        group, name = match["group"], match["name"]
+        policy = _get(row, "upgradePolicy") or _get(_get(row, "properties"), "upgradePolicy")
+        automatic = _get(_get(policy, "automaticOSUpgradePolicy"), "enableAutomaticOSUpgrade")
+        if not isinstance(automatic, bool | None):
+            unrecognised.append("upgradePolicy.automaticOSUpgradePolicy.enableAutomaticOSUpgrade")
+        location = _get(row, "location")
+        if not isinstance(location, str | None):
+            unrecognised.append("location")
+        found[group.lower(), name.lower()] = Found(
+            subscription_id=subscription_id,
+            resource_group=group,
+            name=name,
+            location=location if isinstance(location, str) else "",
+            tags=_tags(_get(row, "tags"), unrecognised),
+            automatic_upgrade=automatic is True,
+        )
+    return tuple(found.values()), tuple(unrecognised)
+
+
+_ID = re.compile(
+    r"/subscriptions/(?P<subscription>[0-9a-f-]{36})/resourceGroups/(?P<group>[-\w.()]{1,90})"
+    r"/providers/Microsoft\.Compute/virtualMachineScaleSets/(?P<name>[-\w.()]{1,90})",
+    re.IGNORECASE,
+)
+
+
+def _get(parent: object, key: str) -> object:
+    return parent.get(key) if isinstance(parent, dict) else None
+
+
+def _tags(given: object, unrecognised: list[str]) -> tuple[tuple[str, str], ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, dict):
+        unrecognised.append("tags")
+        return ()
+    tags = tuple((name, value) for name, value in given.items() if isinstance(value, str))
+    unrecognised += ["tags[]"] * (len(given) - len(tags))
+    return tags
+
+
+def select(found: Iterable[Found], discovery: Discovery, interval: float) -> tuple[ScaleSet, ...]:
+    """Return those scale sets that meet all conditions, to be polled at ``interval`` seconds while at rest.
+
+    Azure compares the names of tags without case, their values with it.
+    """
+    return tuple(
+        ScaleSet(
+            subscription_id=each.subscription_id,
+            resource_group=each.resource_group,
+            name=each.name,
+            interval=interval,
+            source=Source.DISCOVERED,
+            location=each.location,
+            labels=_labels(each, discovery),
+        )
+        for each in found
+        if _meets(each, discovery)
+    )
+
+
+def _meets(found: Found, discovery: Discovery) -> bool:
+    groups = discovery.resource_groups
+    tags = {name.lower(): value for name, value in found.tags}
+    return (
+        (found.automatic_upgrade or not discovery.only_automatic_upgrade)
+        and (not groups or any(group.fullmatch(found.resource_group) for group in groups))
+        and all(tags.get(name.lower()) == value for name, value in discovery.tags.items())
+    )
+
+
+def _labels(found: Found, discovery: Discovery) -> tuple[tuple[str, str], ...]:
+    tags = {name.lower(): value for name, value in found.tags}
+    wanted = ((tag_label(tag), tags.get(tag.lower())) for tag in discovery.tag_labels)
+    return tuple(sorted((label, value) for label, value in wanted if value is not None))
+
+
+def merge(named: Iterable[ScaleSet], discovered: Iterable[ScaleSet]) -> tuple[ScaleSet, ...]:
+    """Return each scale set once, however the case differs: as it is named where it is, located where it was found."""
+    found = {scale_set.id: scale_set for scale_set in discovered}
+    both = {
+        each.id: replace(each, location=found[each.id].location) if each.id in found else each
+        for each in named
+    }
+    return tuple((found | both).values())
+
+
+class Discoverer:
+    """Asks Azure for the scale sets of subscriptions: Resource Graph, and where that is forbidden the list call.
+
+    Resource Graph costs none of Compute's budgets. It says nothing at all, rather than 403, of a subscription that we
+    may not see: so where it knows of no scale set the list call has the last word.
+    """
+
+    def __init__(self, client: Client, telemetry: Telemetry) -> None:
+        self._client = client
+        self._telemetry = telemetry
+        self._turn = asyncio.Lock()
+        self._next_turn = 0.0
+        self._paused_until = 0.0
+        self._without_graph: dict[str, float] = {}
+
+    async def find(
+        self, subscription_id: str, timeout_seconds: float, meter: Meter | None = None
+    ) -> tuple[Found, ...]:
+        """Return all scale sets of a subscription; raises ``PollError`` where not all of them are to be had."""
+        meter = meter or Unmetered()
+        if monotonic() >= self._without_graph.get(subscription_id, 0.0):
+            try:
+                answer = await self._ask_graph(subscription_id, timeout_seconds, meter)
+            except (BadRequest, Forbidden, NotFound) as error:
+                self._without_graph[subscription_id] = monotonic() + WITHOUT_GRAPH_SECONDS
+                line = fields(subscription_id=subscription_id, reason=error.reason.value, error=str(error))
+                log.info("Resource Graph is not to be used, the list call is", extra=line)
+            else:
+                found = self._read(answer, "data", subscription_id)
+                if found:
+                    return found
+        answer = await self._client.scale_sets(subscription_id, timeout_seconds, meter)
+        return self._read(answer, "value", subscription_id)
+
+    async def _ask_graph(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> Answer:
+        async with self._turn:
+            await asyncio.sleep(self._next_turn - monotonic())
+            self._next_turn = monotonic() + GRAPH_SECONDS
+        pause = self._paused_until - monotonic()
+        if pause > 0:
+            raise Throttled("Resource Graph has asked for a pause", retry_after=pause)
+        try:
+            return await self._client.graph(subscription_id, QUERY, timeout_seconds, meter)
+        except Throttled as error:
+            self._paused_until = monotonic() + error.retry_after
+            raise
+
+    def _read(self, answer: Answer, key: str, subscription_id: str) -> tuple[Found, ...]:
+        rows: list[object] = []
+        for page in answer.pages:
+            part = _get(page, key)
+            if not isinstance(part, list):
+                raise Malformed(
+                    f"{key} is no list of scale sets", request_id=answer.request_id, excerpt=answer.excerpt
+                )
+            rows += part
+        found, unrecognised = parse_rows(rows, subscription_id)
+        for field in unrecognised:
+            self._telemetry.unrecognised_values.labels(f"{key}[].{field}").inc()
+        return found

@@ -1,0 +1,268 @@
+"""Which scale sets there are, and which of them are wanted."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.azure.client import Answer, Client
+from exporter.azure.errors import Forbidden, Malformed, PollError, ServerError, Throttled
+from exporter.config import Discovery
+from exporter.discovery import QUERY, Discoverer, Found, merge, parse_rows, select
+from exporter.scale_set import ScaleSet, Source
+from exporter.telemetry import Telemetry
+
+SUBSCRIPTION = "6c1e0f6a-4f0b-4c52-9d6e-0a3f5b7c9d11"
+OTHER = "0b5a2b5e-1111-4c52-9d6e-0a3f5b7c9d11"
+
+
+def resource_id(name: str, group: str = "rg-web", subscription: str = SUBSCRIPTION) -> str:
+    return (
+        f"/subscriptions/{subscription}/resourceGroups/{group}"
+        f"/providers/Microsoft.Compute/virtualMachineScaleSets/{name}"
+    )
+
+
+def found(name: str, **facts: Any) -> Found:
+    usual = {"resource_group": "rg-web", "location": "westeurope", "tags": (), "automatic_upgrade": True}
+    return Found(SUBSCRIPTION, name=name, **{**usual, **facts})
+
+
+AUTOMATIC = {"automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": True}}
+MANUAL = {"automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": False}}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {
+                "id": resource_id("Web", "RG-Web"),
+                "name": "Web",
+                "location": "westeurope",
+                "tags": {"Env": "prod", "team": "payments"},
+                "upgradePolicy": {"mode": "Rolling", **AUTOMATIC},
+            },
+            found("Web", resource_group="RG-Web", tags=(("Env", "prod"), ("team", "payments"))),
+        ),
+        (
+            {"id": resource_id("web"), "location": "westeurope", "properties": {"upgradePolicy": AUTOMATIC}},
+            found("web"),
+        ),
+        ({"id": resource_id("web").upper(), "location": "westeurope", "upgradePolicy": MANUAL},
+         found("WEB", resource_group="RG-WEB", automatic_upgrade=False)),
+        ({"id": resource_id("web"), "tags": None}, found("web", location="", automatic_upgrade=False)),
+        ({"id": resource_id("web"), "location": None, "upgradePolicy": {"mode": "Manual"}},
+         found("web", location="", automatic_upgrade=False)),
+    ],
+    ids=["graph", "list", "upper case", "no tags", "no policy"],
+)  # fmt: skip
+def test_a_row_of_either_kind_tells_of_a_scale_set(row: object, expected: Found):
+    assert parse_rows([row], SUBSCRIPTION) == ((expected,), ())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None, 7, "web", [], {}, {"id": None}, {"id": 7}, {"id": "/subscriptions"},
+        {"id": resource_id("web", subscription=OTHER)},
+        {"id": resource_id("web/virtualMachines/0")},
+        {"id": resource_id("a b")},
+        {"id": resource_id("a", "..%2f")},
+        {"id": resource_id("x" * 91)},
+        {"id": resource_id("web") + "\n"},
+    ],
+)  # fmt: skip
+def test_a_row_that_means_no_scale_set_of_the_subscription_is_left_out_and_named(row: object):
+    assert parse_rows([row], SUBSCRIPTION) == ((), ("id",))
+
+
+@pytest.mark.parametrize(
+    ("facts", "tags", "unrecognised"),
+    [
+        ({"tags": "prod"}, (), ("tags",)),
+        ({"tags": {"env": 1, "team": "a", "x": None}}, (("team", "a"),), ("tags[]", "tags[]")),
+        ({"location": 5}, (), ("location",)),
+        (
+            {"upgradePolicy": {"automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": "yes"}}},
+            (),
+            ("upgradePolicy.automaticOSUpgradePolicy.enableAutomaticOSUpgrade",),
+        ),
+    ],
+)
+def test_an_absurd_field_counts_as_absent_and_is_named(
+    facts: dict[str, object], tags: tuple[tuple[str, str], ...], unrecognised: tuple[str, ...]
+):
+    rows, named = parse_rows([{"id": resource_id("web"), **facts}], SUBSCRIPTION)
+    assert rows == (found("web", location="", tags=tags, automatic_upgrade=False),)
+    assert named == unrecognised
+
+
+def test_a_scale_set_that_is_listed_twice_is_one():
+    rows, _ = parse_rows([{"id": resource_id("web")}, {"id": resource_id("WEB", "RG-web")}], SUBSCRIPTION)
+    assert len(rows) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["id", "tags", "location", "upgradePolicy", "properties"]) | st.text(), inner),
+)  # fmt: skip
+
+
+@given(st.lists(JSON))
+def test_any_rows_are_read(rows: list[object]):
+    known, unrecognised = parse_rows(rows, SUBSCRIPTION)
+    assert len(known) + len(unrecognised) >= bool(rows)
+
+
+FLEET = (
+    found("web", tags=(("Env", "prod"), ("team", "payments"))),
+    found("api", resource_group="RG-API", tags=(("env", "PROD"),)),
+    found("ci", resource_group="build", automatic_upgrade=False, tags=(("env", "prod"),)),
+)
+
+
+@pytest.mark.parametrize(
+    ("discovery", "names"),
+    [
+        ({}, ["web", "api"]),
+        ({"only_automatic_upgrade": False}, ["web", "api", "ci"]),
+        ({"resource_groups": ["rg-.*"]}, ["web", "api"]),
+        ({"resource_groups": ["rg-a"]}, []),
+        ({"resource_groups": ["rg-api", "build"], "only_automatic_upgrade": False}, ["api", "ci"]),
+        ({"tags": {"env": "prod"}}, ["web"]),
+        ({"tags": {"ENV": "PROD"}}, ["api"]),
+        ({"tags": {"env": "prod"}, "only_automatic_upgrade": False}, ["web", "ci"]),
+        ({"tags": {"env": "prod", "team": "payments"}}, ["web"]),
+        ({"tags": {"owner": "me"}}, []),
+    ],
+)
+def test_those_are_selected_that_meet_all_conditions(discovery: dict[str, Any], names: list[str]):
+    selected = select(FLEET, Discovery.model_validate(discovery), 300.0)
+    assert [each.name for each in selected] == names
+
+
+def test_a_selected_scale_set_says_what_is_known_of_it():
+    discovery = Discovery.model_validate({"tag_labels": ["env", "Team", "cost-center"]})
+    assert select(FLEET[:1], discovery, 60.0) == (
+        ScaleSet(
+            SUBSCRIPTION,
+            "rg-web",
+            "web",
+            60.0,
+            Source.DISCOVERED,
+            "westeurope",
+            (("tag_Team", "payments"), ("tag_env", "prod")),
+        ),
+    )
+
+
+def test_a_named_entry_wins_however_the_case_differs_and_learns_where_it_is():
+    named = ScaleSet(SUBSCRIPTION, "RG-Web", "WEB", 60.0, labels=(("label_team", "a"),))
+    discovered = select(FLEET, Discovery(), 300.0)
+    merged = merge([named], discovered)
+    assert [(each.name, each.source, each.interval, each.location) for each in merged] == [
+        ("WEB", Source.NAMED, 60.0, "westeurope"),
+        ("api", Source.DISCOVERED, 300.0, "westeurope"),
+    ]
+    assert merged[0].labels == (("label_team", "a"),)
+    assert merge([named], []) == (named,)
+
+
+# --- Who is asked
+
+
+class Azure(Client):
+    """Answers what a test says, in order, and remembers what was asked."""
+
+    def __init__(self, *, graph: list[object] | None = None, lists: list[object] | None = None) -> None:
+        self.replies = {"graph": graph or [], "list": lists or []}
+        self.asked: list[str] = []
+
+    async def graph(self, subscription_id: str, query: str, *_: object) -> Answer:
+        assert (subscription_id, query) == (SUBSCRIPTION, QUERY)
+        return self._next("graph")
+
+    async def scale_sets(self, *_: object) -> Answer:
+        return self._next("list")
+
+    def _next(self, which: str) -> Answer:
+        self.asked.append(which)
+        reply = self.replies[which].pop(0)
+        if isinstance(reply, PollError):
+            raise reply
+        return Answer((reply,), "req-1", "excerpt")
+
+
+ROW = {"id": resource_id("web")}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.discovery.GRAPH_SECONDS", 0.0)
+
+
+async def test_resource_graph_has_the_say_where_it_knows_of_scale_sets():
+    azure = Azure(graph=[{"data": [ROW]}])
+    assert [each.name for each in await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)] == ["web"]
+    assert azure.asked == ["graph"]
+
+
+@pytest.mark.parametrize("refusal", [Forbidden("no")])
+async def test_where_resource_graph_is_forbidden_the_list_has_it_from_then_on(refusal: PollError):
+    azure = Azure(graph=[refusal], lists=[{"value": [ROW]}, {"value": []}])
+    discoverer = Discoverer(azure, Telemetry())
+    assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
+    assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 0
+    assert azure.asked == ["graph", "list", "list"]
+
+
+async def test_resource_graph_is_silent_of_what_we_may_not_see_so_the_list_is_asked_before_all_vanish():
+    azure = Azure(graph=[{"data": []}], lists=[Forbidden("no permission")])
+    with pytest.raises(Forbidden):
+        await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)
+
+
+async def test_a_subscription_without_scale_sets_has_none():
+    azure = Azure(graph=[{"data": []}], lists=[{"value": []}])
+    assert await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0) == ()
+
+
+async def test_a_failure_of_resource_graph_is_one_and_no_reason_to_spend_the_lists_budget():
+    azure = Azure(graph=[ServerError("boom")])
+    with pytest.raises(ServerError):
+        await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)
+    assert azure.asked == ["graph"]
+
+
+async def test_resource_graph_is_left_alone_until_it_wants_to_be_asked_again():
+    azure = Azure(graph=[Throttled("slow down", retry_after=0.05), {"data": [ROW]}])
+    discoverer = Discoverer(azure, Telemetry())
+    for _ in range(2):
+        with pytest.raises(Throttled):
+            await discoverer.find(SUBSCRIPTION, 1.0)
+    assert azure.asked == ["graph"]
+    await asyncio.sleep(0.06)
+    assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
+
+
+@pytest.mark.parametrize("page", [None, [], {}, {"data": None}, {"data": {}}, {"value": [ROW]}])
+async def test_an_answer_without_rows_is_malformed(page: object):
+    with pytest.raises(Malformed, match="data is no list of scale sets"):
+        await Discoverer(Azure(graph=[page]), Telemetry()).find(SUBSCRIPTION, 1.0)
+
+
+async def test_absurd_fields_are_counted_by_their_path():
+    telemetry = Telemetry()
+    await Discoverer(Azure(graph=[{"data": [ROW, {"id": 7}, {**ROW, "tags": 1}]}]), telemetry).find(
+        SUBSCRIPTION, 1.0
+    )
+    counted = [
+        telemetry.registry.get_sample_value(
+            "vmss_upgrade_exporter_unrecognised_values_total", {"field": field}
+        )
+        for field in ("data[].id", "data[].tags")
+    ]
+    assert counted == [1.0, 1.0]
