@@ -1,4 +1,4 @@
-"""Composition root and lifetimes: start, apply(scale sets), drain.
+"""Composition root and lifetimes: start, apply, reload, drain.
 
 All that lives as long as the process is made here, and ended here, in the order that keeps each part from being
 used after its end. How it works inside is each part's own affair.
@@ -19,13 +19,16 @@ from exporter.address import Address
 from exporter.azure.budget import REQUESTS_PER_MINUTE, SCALE_SET_REQUESTS_PER_MINUTE
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
-from exporter.config import Config
+from exporter.config import Config, ConfigError
+from exporter.discovery import Discoverer, merge, select
 from exporter.exposition import Exposition
 from exporter.log import fields
 from exporter.plan import Budget, Plan
 from exporter.poller import Poller
-from exporter.scale_set import ScaleSet, difference
+from exporter.scale_set import ScaleSet, Shard, difference
 from exporter.schedule import Schedule
+from exporter.searcher import Searcher
+from exporter.snapshot import Snapshot
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import Server, application
@@ -36,6 +39,10 @@ RING_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 """What polls in flight may still take when the daemon is told to end."""
 SETTLE_SECONDS = 86_400.0
+SEARCH_TIMEOUTS = 4
+"""A search may take so many times a poll's timeout: it is many pages."""
+APPLIED_AT_ONCE = 256
+"""Scale sets that come, change or go in one go, before the event loop gets a turn."""
 EXPIRED_AT_ONCE = 64
 """Scale sets that lose their outdated history in one go, before the event loop gets a turn."""
 
@@ -46,123 +53,300 @@ def steady_clock() -> Callable[[], float]:
     return lambda: monotonic() + offset
 
 
-async def run(config: Config, addresses: Iterable[Address], telemetry_path: str) -> None:
-    """Serve and poll until SIGTERM or SIGINT. Raises ``OSError`` where an address cannot be listened on."""
-    stopping = asyncio.Event()
+def _connection(config: Config) -> tuple[object, ...]:
+    """Return those settings for which the client must be another one."""
+    return config.cloud, config.credential, config.polling.concurrency
+
+
+async def run(
+    read: Callable[[], Config],
+    shard: Shard,
+    addresses: Iterable[Address],
+    telemetry_path: str,
+    *,
+    enable_lifecycle: bool,
+) -> None:
+    """Serve and poll until SIGTERM or SIGINT; SIGHUP makes it ``read`` the configuration anew.
+
+    Raises what ``read`` raises the first time, and ``OSError`` where an address cannot be listened on.
+    """
+    stopping, hung_up = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
-    daemon = Daemon(config)
+        loop.add_signal_handler(signum, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    daemon = Daemon(read, shard)
+    reloading = asyncio.create_task(_reload_when(hung_up, daemon))
     try:
-        for address in await daemon.listen(addresses, telemetry_path):
+        for address in await daemon.listen(addresses, telemetry_path, enable_lifecycle=enable_lifecycle):
             log.info("listening", extra=fields(version=__version__, address=address))
-        await daemon.apply(config.named_scale_sets())
+        await daemon.start()
         await stopping.wait()
         log.info("draining")
     finally:
+        reloading.cancel()
         await daemon.end()
 
 
-class Daemon:
-    """The exporter. Made inside the event loop."""
+async def _reload_when(told: asyncio.Event, daemon: "Daemon") -> None:
+    while True:
+        await told.wait()
+        told.clear()
+        await daemon.reload()
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+
+class Daemon:
+    """The exporter. Made inside the event loop.
+
+    ``read`` reads the configuration, and raises ``ConfigError`` or ``OSError``.
+    """
+
+    def __init__(self, read: Callable[[], Config], shard: Shard, *, lasting: bool = True) -> None:
+        """``lasting`` says whether the process is here to stay, so that metrics about it make sense."""
+        self._read = read
+        self._shard = shard
+        self._config = config = read()
         self._clock = steady_clock()
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(process=lasting)
         self._store = Store()
+        self.exposition = Exposition(self._store, self._telemetry)
         self._credential = Credential(config.credential, config.cloud, self._telemetry)
-        polling = config.polling
-        self._client = Client(
-            config.cloud, self._credential, self._telemetry, connections=polling.concurrency
-        )
+        self._client = self._connect()
         self._poller = Poller(
             self._client,
             self._store,
             self._telemetry,
             self._clock,
-            concurrency=polling.concurrency,
-            timeout_seconds=polling.timeout,
+            concurrency=config.polling.concurrency,
+            timeout_seconds=config.polling.timeout,
         )
+        self._searcher = Searcher(
+            Discoverer(self._client, self._telemetry),
+            self._telemetry,
+            self.apply,
+            timeout_seconds=config.polling.timeout * SEARCH_TIMEOUTS,
+        )
+        self._subscriptions: set[str] = set()
+        self._refreshes: dict[str, float] = {}
         self._plans: dict[str, Plan] = {}
         self._schedule = Schedule()
-        self._applying = asyncio.Lock()
+        self._applying, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._server: Server | None = None
-        self._polled_once = False
-        self._draining = False
+        self._started = self._was_ready = self._draining = False
         self._settled, self._settled_at = 0, self._clock()
-        self._telemetry.config_last_reload_successful.set(1)
-        self._telemetry.config_last_reload_success_timestamp.set(time())
+        self._telemetry.shard.set(shard.number)
+        self._telemetry.total_shards.set(shard.total)
 
     @property
     def ready(self) -> bool:
-        """Whether every scale set has been polled once, and the daemon is not on its way out."""
-        if not self._polled_once:
-            snapshots = self._store.snapshots()
-            self._polled_once = len(self._store) > 0 and all(known.polled for known in snapshots)
-        return self._polled_once and not self._draining
+        """Whether every scale set has been polled once, and the daemon is not on its way out.
+
+        A first search that fails ends the wait for it: alerts need the scrapes that wait for this.
+        """
+        if not self._was_ready and self._started and not self._searcher.awaited:
+            self._was_ready = all(known.polled for known in self._store.snapshots())
+        return self._was_ready and not self._draining
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many scale sets have been polled, of how many."""
+        return sum(known.polled for known in self._store.snapshots()), len(self._store)
+
+    def failures(self) -> list[str]:
+        """Return what fails at this moment, a line for each scale set and each search."""
+        polls = (
+            f"{known.scale_set.id}: {known.failure.value}: {known.failure_message}"
+            for known in self._store.snapshots()
+            if known.failure is not None
+        )
+        return sorted([*self._searcher.failures(), *polls])
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Return what is known of each scale set."""
+        return tuple(self._store.snapshots())
 
     @property
     def configuration(self) -> str:
         """The configuration in force, as YAML, without secrets."""
         return self._config.dump()
 
-    async def listen(self, addresses: Iterable[Address], telemetry_path: str) -> list[str]:
+    async def listen(
+        self, addresses: Iterable[Address], telemetry_path: str, *, enable_lifecycle: bool = False
+    ) -> list[str]:
         """Begin to serve; return where."""
-        exposition = Exposition(self._store, self._telemetry)
-        self._server = Server(application(exposition, self._telemetry, self, telemetry_path))
-        bound = await self._server.start(addresses)
+        app = application(
+            self.exposition,
+            self._telemetry,
+            self,
+            telemetry_path,
+            enable_lifecycle=enable_lifecycle,
+        )
+        self._server = Server(app)
+        return await self._server.start(addresses)
+
+    async def start(self) -> None:
+        """Begin to search and to poll."""
         self._schedule.every(RING_SECONDS, "expire", self._expire)
         self._schedule.every(RING_SECONDS, "join", self._join)
         self._schedule.every(RING_SECONDS, "settle", self._settle)
         self._schedule.start()
-        return bound
+        await self._put_in_force(self._config)
+        self._started = True
 
-    async def apply(self, scale_sets: Iterable[ScaleSet]) -> None:
-        """Poll these scale sets and no others; what is known of those that stay is kept.
+    async def reload(self) -> str:
+        """Read the configuration anew and put it in force; one that is wrong changes nothing.
 
-        The order matters: who is out of the plan is not polled anew, whose poll has ended writes no more, and the
-        store ignores whoever it does not hold.
+        Returns what is wrong with it, a line for each fault.
         """
-        async with self._applying:
-            now_wanted = tuple(scale_sets)
-            change = difference((known.scale_set for known in self._store.snapshots()), now_wanted)
-            for scale_set in change.gone:
-                self._plans[scale_set.subscription_id].remove(scale_set.id)
-            await self._poller.retire(scale_set.id for scale_set in change.gone)
-            self._store.apply(change)
-            now = self._clock()
-            for scale_set in change.changed:
-                self._plan(scale_set.subscription_id).change(scale_set.id, scale_set.interval, now)
-            for scale_set in change.new:
-                self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
-            for scale_set in change.changed + change.new:
-                interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
-                self._store.write(replace(self._store[scale_set.id], interval=interval))
-            self._tell(now_wanted)
+        async with self._reloading:
+            try:
+                config = await asyncio.to_thread(self._read)
+            except (ConfigError, OSError) as error:
+                self._telemetry.config_last_reload_successful.set(0)
+                for fault in str(error).splitlines():
+                    log.error("configuration not reloaded", extra=fields(fault=fault))  # noqa: TRY400 - foreseen
+                return str(error)
+            await self._put_in_force(config)
+            log.info("configuration reloaded")
+            return ""
 
     async def end(self) -> None:
         """Let polls in flight end, stop serving, close every connection."""
         self._draining = True
         await self._schedule.stop()
+        await self._searcher.stop_all()
         await self._poller.drain(DRAIN_SECONDS)
         if self._server is not None:
             await self._server.stop()
         await self._client.close()
         await self._credential.close()
 
+    async def apply(self, config: Config | None = None) -> None:
+        """Change the world to what is wanted now, by the configuration given or in force and by what was found."""
+        async with self._applying:
+            if config is not None:
+                await self._adopt(config)
+            wanted = await asyncio.to_thread(self._wanted)  # a tenth of a second at 10,000
+            await self._poll_no_others(wanted)
+            self._tell(wanted)
+
+    async def _put_in_force(self, config: Config) -> None:
+        await self.apply(config)
+        self._telemetry.config_last_reload_successful.set(1)
+        self._telemetry.config_last_reload_success_timestamp.set(time())
+
+    async def _adopt(self, config: Config) -> None:
+        """Go by another configuration in all but the scale sets."""
+        before, self._config = self._config, config
+        refreshes = {each.id: each.discovery.refresh for each in config.subscriptions if each.discovery}
+        for subscription_id in self._refreshes.keys() - refreshes.keys():
+            self._schedule.cancel(f"discover {subscription_id}")
+            await self._searcher.forget(subscription_id)
+        if _connection(before) != _connection(config):
+            await self._connect_anew(before)
+            self._refreshes = {}  # search by the new connection at once
+        polling, now = config.polling, self._clock()
+        self._poller.timeout_seconds = polling.timeout
+        self._searcher.timeout_seconds = polling.timeout * SEARCH_TIMEOUTS
+        for plan in tuple(self._plans.values()):
+            plan.adjust(self._budget, polling.active_interval, now)
+            await asyncio.sleep(0)
+        for subscription in config.subscriptions:
+            self._subscriptions.add(subscription.id)
+            self._telemetry.know(subscription.id, searched=subscription.discovery is not None)
+        if not self._started:
+            self._searcher.awaited.update(refreshes)
+        for subscription_id, refresh in refreshes.items() - self._refreshes.items():
+            search = partial(self._search, subscription_id)
+            self._schedule.every(refresh, f"discover {subscription_id}", search)
+        self._refreshes = refreshes
+
+    def _connect(self) -> Client:
+        polling = self._config.polling
+        return Client(self._config.cloud, self._credential, self._telemetry, connections=polling.concurrency)
+
+    async def _connect_anew(self, before: Config) -> None:
+        """Go on with another client. What is in flight is broken off, and due again at once."""
+        client, credential = self._client, self._credential
+        if (before.cloud, before.credential) != (self._config.cloud, self._config.credential):
+            self._credential = Credential(self._config.credential, self._config.cloud, self._telemetry)
+        self._client = self._connect()
+        self._searcher.discoverer = Discoverer(self._client, self._telemetry)
+        self._poller.use(self._client, self._config.polling.concurrency)
+        await self._searcher.stop_all()
+        interrupted = self._poller.in_flight()
+        await self._poller.retire(interrupted)
+        await client.close()
+        if credential is not self._credential:
+            await credential.close()
+        for scale_set in [self._store[key].scale_set for key in interrupted]:
+            plan = self._plans[scale_set.subscription_id]
+            plan.remove(scale_set.id)
+            plan.add(scale_set.id, scale_set.interval, self._clock())
+
+    def _wanted(self) -> tuple[ScaleSet, ...]:
+        """Return the scale sets of this shard, named and discovered."""
+        discovered = (
+            scale_set
+            for subscription in self._config.subscriptions
+            if subscription.discovery
+            for scale_set in select(
+                self._searcher.found.get(subscription.id, ()),
+                subscription.discovery,
+                self._config.polling.interval,
+            )
+        )
+        merged = merge(self._config.named_scale_sets(), discovered)
+        return tuple(scale_set for scale_set in merged if self._shard.holds(scale_set))
+
+    async def _poll_no_others(self, scale_sets: tuple[ScaleSet, ...]) -> None:
+        """Poll these scale sets; what is known of those that stay is kept.
+
+        The order matters: who is out of the plan is not polled anew, whose poll has ended writes no more, and the
+        store ignores whoever it does not hold.
+        """
+        change = difference((known.scale_set for known in self._store.snapshots()), scale_sets)
+        for scale_set in change.gone:
+            self._plans[scale_set.subscription_id].remove(scale_set.id)
+        await self._poller.retire(scale_set.id for scale_set in change.gone)
+        for part in change.parts(APPLIED_AT_ONCE):
+            self._store.apply(part)
+            now = self._clock()
+            for scale_set in part.changed:
+                self._plan(scale_set.subscription_id).change(scale_set.id, scale_set.interval, now)
+            for scale_set in part.new:
+                self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
+            for scale_set in part.changed + part.new:
+                interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
+                known = self._store[scale_set.id]
+                if known.interval != interval:
+                    self._store.write(replace(known, interval=interval))
+            await asyncio.sleep(0)
+        for subscription_id in self._subscriptions - {each.id for each in self._config.subscriptions}:
+            self._subscriptions.discard(subscription_id)
+            self._schedule.cancel(f"poll {subscription_id}")
+            self._plans.pop(subscription_id, None)
+            self._telemetry.forget(subscription_id)
+
     def _plan(self, subscription_id: str) -> Plan:
         """Return the plan of a subscription; from the first call on its clock rings."""
         plan = self._plans.get(subscription_id)
         if plan is None:
-            polling = self._config.polling
-            budget = Budget(
-                per_minute=polling.budget_share * REQUESTS_PER_MINUTE,
-                shortest_interval=self._shortest_interval,
-            )
-            self._telemetry.know(subscription_id)
-            plan = self._plans[subscription_id] = Plan(budget, polling.active_interval, self._clock())
+            plan = Plan(self._budget, self._config.polling.active_interval, self._clock())
+            self._plans[subscription_id] = plan
             self._schedule.every(RING_SECONDS, f"poll {subscription_id}", partial(self._ring, plan))
         return plan
+
+    @property
+    def _budget(self) -> Budget:
+        share = self._config.polling.budget_share
+        return Budget(
+            per_minute=share / self._shard.total * REQUESTS_PER_MINUTE,
+            shortest_interval=60.0 / (share * SCALE_SET_REQUESTS_PER_MINUTE),
+        )
+
+    async def _search(self, subscription_id: str) -> None:
+        self._searcher.start(subscription_id)
 
     async def _ring(self, plan: Plan) -> None:
         self._poller.start(plan.take(self._clock()), plan)
@@ -189,20 +373,16 @@ class Daemon:
             self._settled, self._settled_at = known, self._clock()
             gc.freeze()
 
-    @property
-    def _shortest_interval(self) -> float:
-        return 60.0 / (self._config.polling.budget_share * SCALE_SET_REQUESTS_PER_MINUTE)
-
     def _tell(self, scale_sets: tuple[ScaleSet, ...]) -> None:
         """Say what is polled now, and what could not be granted."""
         counts = Counter((scale_set.subscription_id, scale_set.source) for scale_set in scale_sets)
         self._telemetry.scale_sets.clear()
         for (subscription_id, source), number in counts.items():
             self._telemetry.scale_sets.labels(subscription_id, source.value).set(number)
-        if any(subscription.discovery for subscription in self._config.subscriptions) or self._config.journal:
-            log.warning("discovery and journal are configured, but not yet part of this version")
+        if self._config.journal:
+            log.warning("a journal is configured, but not yet part of this version")
         polling = self._config.polling
-        shortest = self._shortest_interval
+        shortest = self._budget.shortest_interval
         too_short = sum(min(each.interval, polling.active_interval) < shortest for each in scale_sets)
         if too_short:
             log.warning(

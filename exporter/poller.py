@@ -33,6 +33,20 @@ class _News:
     """Of the answer, by which the same one is known again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Meter:
+    """Accounts for a poll's requests in the plan of its subscription."""
+
+    plan: Plan
+    clock: Callable[[], float]
+
+    def spend(self) -> None:
+        self.plan.spend(1, self.clock())
+
+    def left(self, scope: str, requests: int) -> None:
+        self.plan.left(scope, requests, self.clock())
+
+
 class Poller:
     """Polls scale sets, at most ``concurrency`` at a time, each within ``timeout_seconds``.
 
@@ -49,13 +63,21 @@ class Poller:
         concurrency: int,
         timeout_seconds: float,
     ) -> None:
-        self._client = client
+        self.timeout_seconds = timeout_seconds
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
-        self._slots = asyncio.Semaphore(concurrency)
-        self._timeout_seconds = timeout_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.use(client, concurrency)
+
+    def use(self, client: Client, concurrency: int) -> None:
+        """Poll by this client from now on; those in flight go on as they are."""
+        self._client = client
+        self._slots = asyncio.Semaphore(concurrency)
+
+    def in_flight(self) -> tuple[str, ...]:
+        """Return the ids of the scale sets that are being polled."""
+        return tuple(self._tasks)
 
     def start(self, turn: Turn, plan: Plan) -> None:
         """Start the polls whose turn it is, and mark those that a pause keeps waiting."""
@@ -112,12 +134,10 @@ class Poller:
         _log_upgrade(before, after)
 
     async def _poll(self, known: Snapshot, plan: Plan) -> _News | PollError:
-        def spend() -> None:
-            plan.spend(1, self._clock())
-
+        meter = _Meter(plan, self._clock)
         try:
             answer = await self._client.upgrade_history(
-                known.scale_set, self._timeout_seconds, spend, known.digest
+                known.scale_set, self.timeout_seconds, meter, known.digest
             )
             if answer.unchanged and known.history is not None:
                 return _News(known.history, known.digest)

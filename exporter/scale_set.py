@@ -3,7 +3,7 @@
 Pure. Knows nothing of histories, polls or metrics.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
@@ -61,6 +61,12 @@ class Difference:
     """In both, but with another interval, label, location or spelling; as they are now."""
     new: tuple[ScaleSet, ...]
 
+    def parts(self, size: int) -> Iterator["Difference"]:
+        """Yield the same in parts that bear up to ``size`` of each; at least one part."""
+        for start in range(0, max(1, *map(len, (self.gone, self.changed, self.new))), size):
+            these = slice(start, start + size)
+            yield Difference(self.gone[these], self.changed[these], self.new[these])
+
 
 def difference(before: Iterable[ScaleSet], after: Iterable[ScaleSet]) -> Difference:
     """Compare two sets of scale sets by identity."""
@@ -71,6 +77,18 @@ def difference(before: Iterable[ScaleSet], after: Iterable[ScaleSet]) -> Differe
         changed=tuple(scale_set for key, scale_set in now.items() if key in old and old[key] != scale_set),
         new=tuple(scale_set for key, scale_set in now.items() if key not in old),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Which part of all scale sets is polled here; by default all of them."""
+
+    number: int = 0
+    total: int = 1
+
+    def holds(self, scale_set: ScaleSet) -> bool:
+        """Whether a scale set is of this part."""
+        return self.total == 1 or shard_of(scale_set.id, self.total) == self.number
 
 
 def shard_of(scale_set_id: str, total_shards: int) -> int:

@@ -5,8 +5,10 @@ It only rings. A job is an ``async def`` that starts things and returns soon; wh
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 Job = Callable[[], Awaitable[None]]
@@ -46,6 +48,11 @@ class Schedule:
             replace_existing=True,
             next_run_time=datetime.now(UTC),
         )
+
+    def cancel(self, name: str) -> None:
+        """Ring a job no more, if there is one of this name; one that was rung returns when it will."""
+        with suppress(JobLookupError):
+            self._scheduler.remove_job(name)
 
     def start(self) -> None:
         """Begin to ring."""

@@ -16,6 +16,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.metrics import MetricWrapperBase
 
 from exporter import __version__
 from exporter.snapshot import Reason
@@ -28,11 +29,13 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # 
 class Telemetry:
     """The exporter's own families."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, process: bool = True) -> None:
+        """``process`` says whether to tell of this process and its Python, too."""
         registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        if process:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+            GCCollector(registry=registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
@@ -53,6 +56,8 @@ class Telemetry:
             "config_last_reload_success_timestamp_seconds",
             "When the configuration was last read successfully.",
         )
+        self.shard = gauge("shard", "Which part of all scale sets is polled here, from 0.")
+        self.total_shards = gauge("total_shards", "Into how many parts all scale sets are split.")
         self.scale_sets = gauge("scale_sets", "Scale sets that are polled.", "subscription_id", "source")
         self.polls = counter("polls", "Polls that ended, good or bad.", "subscription_id")
         self.poll_failures = counter("poll_failures", "Polls that failed.", "subscription_id", "reason")
@@ -80,9 +85,23 @@ class Telemetry:
             (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
         self.azure_retries = counter("azure_retries", "Requests that were sent again.", "subscription_id")
+        self.azure_remaining_requests = gauge(
+            "azure_remaining_requests",
+            "Requests that Azure's last answer said are left, by budget.",
+            "subscription_id",
+            "scope",
+        )
         self.azure_paused_until = gauge(
             "azure_paused_until_timestamp_seconds",
             "Until when a subscription is left alone because Azure throttled it; 0 if it never did.",
+            "subscription_id",
+        )
+        self.discovery_failures = counter(
+            "discovery_failures", "Searches for scale sets that failed.", "subscription_id", "reason"
+        )
+        self.discovery_last_success_timestamp = gauge(
+            "discovery_last_success_timestamp_seconds",
+            "When the last good search for scale sets ended.",
             "subscription_id",
         )
         self.credential_failures = counter("credential_failures", "Failures to get a token.")
@@ -97,10 +116,18 @@ class Telemetry:
             "path",
         )
 
-    def know(self, subscription_id: str) -> None:
+    def forget(self, subscription_id: str) -> None:
+        """Leave nothing behind of a subscription that is not polled any more."""
+        for family in vars(self).values():
+            if isinstance(family, MetricWrapperBase) and "subscription_id" in family._labelnames:  # noqa: SLF001
+                family.remove_by_labels({"subscription_id": subscription_id})
+
+    def know(self, subscription_id: str, *, searched: bool) -> None:
         """Begin the counts of a subscription at 0, so that the first failure is an increase already."""
         self.polls.labels(subscription_id)
         self.azure_retries.labels(subscription_id)
         self.azure_paused_until.labels(subscription_id)
         for reason in Reason:
             self.poll_failures.labels(subscription_id, reason.value)
+        for reason in Reason if searched else ():
+            self.discovery_failures.labels(subscription_id, reason.value)

@@ -31,9 +31,17 @@ class Status(Protocol):
     def configuration(self) -> str:
         """The configuration in force, as YAML, without secrets."""
 
+    async def reload(self) -> str:
+        """Read the configuration anew; return what is wrong with it, or nothing when it is in force."""
+
 
 def application(
-    exposition: Exposition, telemetry: Telemetry, status: Status, telemetry_path: str
+    exposition: Exposition,
+    telemetry: Telemetry,
+    status: Status,
+    telemetry_path: str,
+    *,
+    enable_lifecycle: bool = False,
 ) -> web.Application:
     """Return the application that answers the paths of design.md section 4."""
 
@@ -60,6 +68,14 @@ def application(
     async def config(_: web.Request) -> web.Response:
         return web.Response(text=status.configuration)
 
+    async def reload(_: web.Request) -> web.Response:
+        if not enable_lifecycle:
+            return web.Response(text="Lifecycle API is not enabled: see --web.enable-lifecycle\n", status=403)
+        faults = await status.reload()
+        if faults:
+            return web.Response(text=f"The configuration in force stays:\n{faults}\n", status=500)
+        return web.Response(text="Reloaded\n")
+
     async def landing(_: web.Request) -> web.Response:
         page = _LANDING.format(version=__version__, metrics=html.escape(telemetry_path))
         return web.Response(text=page, content_type="text/html")
@@ -68,6 +84,8 @@ def application(
     app.router.add_get(telemetry_path, metrics)
     app.router.add_get("/-/healthy", healthy)
     app.router.add_get("/-/ready", ready)
+    app.router.add_post("/-/reload", reload)
+    app.router.add_put("/-/reload", reload)
     app.router.add_get("/config", config)
     if telemetry_path != "/":
         app.router.add_get("/", landing)

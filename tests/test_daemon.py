@@ -1,44 +1,86 @@
-"""Lifetimes: scale sets come, change and go while polls are in flight; the daemon starts and ends cleanly."""
+"""Lifetimes: scale sets come, change and go while polls are in flight; the daemon starts, reloads and ends cleanly."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from exporter.address import Address
-from exporter.config import Config, load
+from exporter.config import load
 from exporter.daemon import Daemon
-from exporter.scale_set import ScaleSet
-from exporter.simulator.fleet import Fleet
-from exporter.simulator.server import Simulator, config_for, running
+from exporter.scale_set import Shard
+from exporter.simulator.fleet import Fleet, ScaleSet
+from exporter.simulator.server import Simulator, running
+
+Yaml = dict[str, Any]
 
 
 @dataclass
 class Running:
-    """A daemon in this event loop, before its first scale set."""
+    """A daemon in this event loop that serves and does not poll yet, and the file it reads."""
 
     daemon: Daemon
-    config: Config
+    file: Path
+    url: str
     simulator: Simulator
     client: aiohttp.ClientSession
 
     @property
     def scale_sets(self) -> tuple[ScaleSet, ...]:
-        return self.config.named_scale_sets()
+        return self.simulator.fleet.scale_sets
+
+    def write(self, scale_sets: Iterable[ScaleSet], **settings: Yaml) -> None:
+        write(self.file, self.url, scale_sets, **settings)
+
+    async def reload(self, scale_sets: Iterable[ScaleSet], **settings: Yaml) -> None:
+        self.write(scale_sets, **settings)
+        assert await self.daemon.reload() == ""
 
     async def lines(self, family: str) -> list[str]:
         async with self.client.get("/metrics") as response:
             text = await response.text()
-        return [line for line in text.splitlines() if line.startswith(f"azure_vmss_os_upgrade_{family}{{")]
+        return [line for line in text.splitlines() if line.startswith((f"{family}{{", f"{family} "))]
+
+    async def about(self, family: str) -> list[str]:
+        return await self.lines(f"azure_vmss_os_upgrade_{family}")
+
+    async def of_exporter(self, family: str) -> list[str]:
+        return await self.lines(f"vmss_upgrade_exporter_{family}")
+
+    @property
+    def asked(self) -> int:
+        return self.simulator.requests.total() - self.simulator.requests["/token"]
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(10):
-            while not self.daemon.ready:
-                await asyncio.sleep(0.02)
+        await until(lambda: self.daemon.ready)
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+def write(file: Path, url: str, scale_sets: Iterable[ScaleSet], **settings: Yaml) -> None:
+    """Write a configuration that names these scale sets; ``settings`` go over what is usual."""
+    named: dict[str, list[Yaml]] = {}
+    for each in scale_sets:
+        entry = {"resource_group": each.resource_group, "name": each.name}
+        named.setdefault(each.subscription_id, []).append(entry | settings.pop(each.name, {}))
+    document: Yaml = {
+        "cloud": {"endpoint": url, "audience": url, "authority": url},
+        "credential": {"kind": "managed_identity"},
+        "polling": {"budget_share": 1.0},
+        "subscriptions": [{"id": key, "scale_sets": entries} for key, entries in named.items()],
+    }
+    file.write_text(json.dumps(document | settings))  # which is YAML, too
 
 
 @pytest.fixture
@@ -49,44 +91,59 @@ async def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[R
         monkeypatch.setenv("IDENTITY_ENDPOINT", f"{url}/token")
         monkeypatch.setenv("IDENTITY_HEADER", "simulator")
         file = tmp_path / "config.yaml"
-        file.write_text(config_for(simulator.fleet, url))
-        config = load(file)
-        daemon = Daemon(config)
-        (address,) = await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
+        write(file, url, simulator.fleet.scale_sets)
+        daemon = Daemon(lambda: load(file), Shard())
+        (address,) = await daemon.listen([Address("127.0.0.1", 0)], "/metrics", enable_lifecycle=True)
         async with aiohttp.ClientSession(f"http://{address}") as client:
-            yield Running(daemon, config, simulator, client)
+            yield Running(daemon, file, url, simulator, client)
         await daemon.end()
         assert [task for task in asyncio.all_tasks() if "exporter" in repr(task.get_coro())] == []
 
 
+def values(lines: list[str]) -> list[float]:
+    return [float(line.rpartition(" ")[2]) for line in lines]
+
+
 async def test_it_is_ready_when_every_scale_set_has_been_polled_once_and_not_while_it_ends(up: Running):
     assert not up.daemon.ready
-    await up.daemon.apply(up.scale_sets)
+    await up.daemon.start()
     assert not up.daemon.ready
     await up.until_ready()
-    assert len(await up.lines("up")) == 12
+    assert len(await up.about("up")) == 12
     await up.daemon.end()
     assert not up.daemon.ready
 
 
 async def test_a_failed_first_poll_makes_it_ready_too(up: Running):
-    gone = replace(up.scale_sets[0], name="gone")
-    await up.daemon.apply([gone])
+    async def gone(_: object) -> web.Response:
+        return web.Response(status=404)
+
+    up.simulator.fault("osupgradehistory", gone)
+    await up.daemon.start()
     await up.until_ready()
-    assert [line.rpartition(" ")[2] for line in await up.lines("up")] == ["0.0"]
-    assert 'reason="not_found"' in (await up.lines("poll_error"))[0]
+    assert values(await up.about("up")) == [0.0] * 12
+    assert 'reason="not_found"' in (await up.about("poll_error"))[0]
+
+
+async def test_a_reload_does_not_take_readiness_back(up: Running):
+    await up.reload(up.scale_sets[:1])
+    await up.daemon.start()
+    await up.until_ready()
+    await up.reload(up.scale_sets)
+    assert up.daemon.ready
 
 
 async def test_those_that_stay_keep_what_is_known_of_them(up: Running):
-    await up.daemon.apply(up.scale_sets)
+    await up.daemon.start()
     await up.until_ready()
-    before = await up.lines("start_timestamp_seconds")
-    asked = sum(up.simulator.requests.values())
-    await up.daemon.apply(up.scale_sets[:6])
-    after = await up.lines("start_timestamp_seconds")
-    assert set(after) < set(before)
-    assert len(await up.lines("up")) == 6
-    assert sum(up.simulator.requests.values()) - asked <= 6  # none of them was due anew for that
+    before = await up.about("start_timestamp_seconds")
+    polled = await up.about("last_poll_timestamp_seconds")
+    asked = up.asked
+    await up.reload(up.scale_sets[:6])
+    assert set(await up.about("start_timestamp_seconds")) < set(before)
+    assert set(await up.about("last_poll_timestamp_seconds")) < set(polled)
+    assert up.asked == asked
+    assert len(await up.about("up")) == 6
 
 
 async def test_a_scale_set_that_was_removed_never_comes_back_through_a_poll_in_flight(up: Running):
@@ -98,53 +155,277 @@ async def test_a_scale_set_that_was_removed_never_comes_back_through_a_poll_in_f
 
     first, second = up.scale_sets[:2]
     up.simulator.fault(first.name, wait)
-    await up.daemon.apply([first, second])
+    await up.reload([first, second])
+    await up.daemon.start()
     await asyncio.wait_for(asked.wait(), 5)
-    await up.daemon.apply([second])
+    await up.reload([second])
     answer.set()
     await up.until_ready()
-    assert len(await up.lines("scale_set_info")) == 1
-    assert all(second.name in line for line in await up.lines("up"))
+    assert len(await up.about("scale_set_info")) == 1
+    assert all(second.name in line for line in await up.about("up"))
 
 
 async def test_new_labels_show_at_once_and_cost_no_poll(up: Running):
-    await up.daemon.apply(up.scale_sets[:1])
+    first = up.scale_sets[0]
+    await up.reload([first])
+    await up.daemon.start()
     await up.until_ready()
-    labelled = replace(up.scale_sets[0], labels=(("label_team", "payments"),))
-    await up.daemon.apply([labelled])
-    (line,) = await up.lines("scale_set_info")
+    asked = up.asked
+    await up.reload([first], **{first.name: {"labels": {"team": "payments"}}})
+    (line,) = await up.about("scale_set_info")
     assert 'label_team="payments"' in line
-    assert len(await up.lines("up")) == 1
+    assert values(await up.about("up")) == [1.0]
+    assert up.asked == asked
 
 
 async def test_the_interval_in_force_shows_for_a_changed_scale_set(up: Running):
-    await up.daemon.apply(up.scale_sets[:1])
-    slower = replace(up.scale_sets[0], interval=900.0)
-    await up.daemon.apply([slower])
-    assert [line.rpartition(" ")[2] for line in await up.lines("poll_interval_seconds")] == ["900.0"]
+    first = up.scale_sets[0]
+    await up.reload([first])
+    await up.reload([first], **{first.name: {"interval": "15m"}})
+    assert values(await up.about("poll_interval_seconds")) == [900.0]
+
+
+EVERYTHING = {"refresh": "1s", "only_automatic_upgrade": False}
+
+
+def searching(up: Running, named: Iterable[ScaleSet] = (), **discovery: Any) -> Yaml:
+    """Return the setting ``subscriptions`` that searches all, at once and each second, and names some."""
+    return {
+        "subscriptions": [
+            {
+                "id": subscription,
+                "discovery": EVERYTHING | discovery,
+                "scale_sets": [
+                    {"resource_group": each.resource_group.upper(), "name": each.name.upper()}
+                    for each in named
+                    if each.subscription_id == subscription
+                ],
+            }
+            for subscription in up.simulator.fleet.subscriptions
+        ]
+    }
+
+
+async def test_scale_sets_are_found_and_ready_waits_for_that(up: Running):
+    up.write((), **searching(up))
+    assert await up.daemon.reload() == ""
+    assert not up.daemon.ready
+    await up.daemon.start()
+    await up.until_ready()
+    assert len(await up.about("up")) == 12
+    assert set(values(await up.of_exporter("scale_sets"))) == {6.0}
+    assert all('source="discovered"' in line for line in await up.of_exporter("scale_sets"))
+    assert all(
+        time() - at < 60 for at in values(await up.of_exporter("discovery_last_success_timestamp_seconds"))
+    )
+    assert set(values(await up.of_exporter("discovery_failures_total"))) == {0.0}
+
+
+async def test_a_scale_set_that_comes_or_goes_in_azure_does_so_here_within_one_refresh(up: Running):
+    first = up.scale_sets[0]
+    up.simulator.gone.add(first.resource_id.lower())
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await until(lambda: up.daemon.progress[1] == 11)
+    up.simulator.gone.clear()
+    await until(lambda: up.daemon.progress == (12, 12))
+    assert any(first.name in line for line in await up.about("up"))
+    up.simulator.gone.add(first.resource_id.lower())
+    await until(lambda: up.daemon.progress[1] == 11)
+    async with up.client.get("/metrics") as response:
+        assert f'scale_set="{first.name}"' not in await response.text()
+
+
+async def test_a_search_that_fails_keeps_what_was_known_and_says_so(
+    up: Running, caplog: pytest.LogCaptureFixture
+):
+    async def broken(_: object) -> web.Response:
+        return web.Response(status=400)
+
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    up.simulator.hidden.update(up.simulator.fleet.subscriptions)
+    up.simulator.fault("resourcegraph", broken)
+    await until(lambda: len(up.daemon.failures()) >= 2)
+    assert len(await up.about("up")) == 12
+    failed = [
+        line for line in await up.of_exporter("discovery_failures_total") if 'reason="forbidden"' in line
+    ]
+    assert min(values(failed)) >= 1
+    said = [each for each in caplog.records if each.message.startswith("discovery failed")]
+    assert {each.fields["reason"] for each in said} == {"forbidden"}  # type: ignore[attr-defined]
+    caplog.set_level("INFO")
+    up.simulator.hidden.clear()
+    await until(lambda: any(each.message == "discovery succeeds again" for each in caplog.records))
+
+
+async def test_a_first_search_that_fails_ends_the_wait_for_it(up: Running):
+    up.simulator.hidden.update(up.simulator.fleet.subscriptions)
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    assert await up.about("up") == []
+
+
+async def test_where_resource_graph_is_forbidden_the_list_call_finds_them(up: Running):
+    async def forbidden(_: object) -> web.Response:
+        return web.Response(status=403)
+
+    up.simulator.fault("resourcegraph", forbidden)
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    assert len(await up.about("up")) == 12
+
+
+async def test_a_scale_set_that_is_named_and_found_is_one_as_it_is_named(up: Running):
+    up.write((), **searching(up, up.scale_sets[:3]))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    infos = await up.about("scale_set_info")
+    assert len(infos) == 12
+    assert sum(f'name="{each.name.upper()}"' in line for each in up.scale_sets[:3] for line in infos) == 3
+    assert sum(values(await up.of_exporter("scale_sets"))) == 12
+
+
+async def test_other_filters_select_among_what_was_found_and_cost_no_request(up: Running):
+    up.write((), **searching(up, refresh="1h"))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    asked = up.asked
+    prod = [each for each in up.scale_sets if dict(each.tags)["env"] == "prod"]
+    up.write((), **searching(up, refresh="1h", tags={"ENV": "prod"}, tag_labels=["team"]))
+    assert await up.daemon.reload() == ""
+    infos = await up.about("scale_set_info")
+    assert len(infos) == len(prod) > 0
+    assert all(f'tag_team="{dict(each.tags)["team"]}"' in "".join(infos) for each in prod)
+    assert up.asked == asked
+
+
+async def test_a_subscription_that_is_searched_no_more_keeps_only_what_is_named(up: Running):
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    await up.reload(up.scale_sets[:2])
+    assert len(await up.about("scale_set_info")) == 2
+    searches = up.simulator.requests["/providers/microsoft.resourcegraph/resources"]
+    await asyncio.sleep(1.1)
+    assert up.simulator.requests["/providers/microsoft.resourcegraph/resources"] == searches
+
+
+async def test_a_bad_file_changes_nothing_and_says_why(up: Running, caplog: pytest.LogCaptureFixture):
+    await up.daemon.start()
+    await up.until_ready()
+    before, config = await up.about("up"), up.daemon.configuration
+    up.file.write_text("subscriptions: []\npolling: {pace: 1}\n")
+    async with up.client.post("/-/reload") as response:
+        assert response.status == 500
+        said = await response.text()
+    faults = [
+        f"{up.file}:1: subscriptions: nothing to poll: no subscription has scale_sets or discovery",
+        f"{up.file}:2: polling.pace: is not known",
+    ]
+    assert said.splitlines()[1:] == faults
+    assert [record.fields["fault"] for record in caplog.records if record.levelname == "ERROR"] == faults  # type: ignore[attr-defined]
+    assert await up.about("up") == before
+    assert up.daemon.configuration == config
+    assert values(await up.of_exporter("config_last_reload_successful")) == [0.0]
+    up.file.unlink()
+    assert "No such file" in await up.daemon.reload()
+    up.write(up.scale_sets)
+    async with up.client.post("/-/reload") as response:
+        assert (response.status, await response.text()) == (200, "Reloaded\n")
+    assert values(await up.of_exporter("config_last_reload_successful")) == [1.0]
+
+
+async def test_the_time_of_a_reload_is_that_of_the_last_good_one(up: Running):
+    started = time()
+    await up.daemon.start()
+    (first,) = values(await up.of_exporter("config_last_reload_success_timestamp_seconds"))
+    up.file.write_text("nonsense")
+    await up.daemon.reload()
+    assert values(await up.of_exporter("config_last_reload_success_timestamp_seconds")) == [first]
+    await up.reload(up.scale_sets)
+    (second,) = values(await up.of_exporter("config_last_reload_success_timestamp_seconds"))
+    assert started <= first < second <= time()
+
+
+async def test_reloads_at_once_come_one_after_the_other(up: Running):
+    await up.daemon.start()
+    assert await asyncio.gather(*[up.daemon.reload() for _ in range(5)]) == [""] * 5
+    await up.until_ready()
+    assert len(await up.about("up")) == 12
+
+
+async def test_another_connection_keeps_the_data_and_polls_in_flight_are_made_anew(up: Running):
+    await up.daemon.start()
+    await up.until_ready()
+    known = await up.about("state")
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: object) -> None:
+        asked.set()
+        await answer.wait()
+
+    first = up.scale_sets[0]
+    up.simulator.fault(first.name, wait)
+    hasty = {first.name: {"interval": "5s"}}
+    await up.reload(up.scale_sets, **hasty)
+    await asyncio.wait_for(asked.wait(), 10)
+    before = up.simulator.requests["/token"]
+    asked.clear()
+    await up.reload(up.scale_sets, credential={"kind": "managed_identity", "client_id": "another"}, **hasty)
+    assert await up.about("state") == known
+    await asyncio.wait_for(asked.wait(), 10)  # due again at once
+    answer.set()
+    assert up.simulator.requests["/token"] > before
+    assert "another" in up.daemon.configuration
+
+
+async def test_a_subscription_that_is_gone_leaves_nothing_behind(up: Running):
+    await up.daemon.start()
+    await up.until_ready()
+    gone, stays = up.simulator.fleet.subscriptions
+    await up.reload([each for each in up.scale_sets if each.subscription_id == stays])
+    async with up.client.get("/metrics") as response:
+        text = await response.text()
+    assert gone not in text
+    assert stays in text
+    await up.reload(up.scale_sets)
+    assert len(await up.about("scale_set_info")) == 12
 
 
 async def test_counts_of_a_subscription_begin_at_0(up: Running):
-    await up.daemon.apply(up.scale_sets)
-    async with up.client.get("/metrics") as response:
-        text = await response.text()
-    assert text.count("vmss_upgrade_exporter_poll_failures_total{") == 2 * 9
-    for subscription in up.simulator.fleet.subscriptions:
-        assert (
-            f'vmss_upgrade_exporter_poll_failures_total{{reason="forbidden",subscription_id="{subscription}"}} 0.0'
-            in text
-        )
-        assert (
-            f'vmss_upgrade_exporter_scale_sets{{source="named",subscription_id="{subscription}"}} 6.0' in text
-        )
+    await up.daemon.start()
+    failures = await up.of_exporter("poll_failures_total")
+    assert len(failures) == 2 * 9
+    assert set(values(failures)) == {0.0}
+    assert await up.of_exporter("scale_sets") == [
+        f'vmss_upgrade_exporter_scale_sets{{source="named",subscription_id="{each}"}} 6.0'
+        for each in up.simulator.fleet.subscriptions
+    ]
 
 
 async def test_intervals_beyond_azures_grant_are_stretched_and_that_is_said_once(
     up: Running, caplog: pytest.LogCaptureFixture
 ):
-    hasty = [replace(scale_set, interval=1.0) for scale_set in up.scale_sets]
     with caplog.at_level("WARNING"):
-        await up.daemon.apply(hasty)
+        await up.reload(up.scale_sets, polling={"interval": "1s", "budget_share": 1.0})
     said = [record for record in caplog.records if "stretched" in record.message]
     assert [record.fields["scale_sets"] for record in said] == [12]  # type: ignore[attr-defined]
-    assert {line.rpartition(" ")[2] for line in await up.lines("poll_interval_seconds")} == {"5.0"}
+    assert set(values(await up.about("poll_interval_seconds"))) == {5.0}
+
+
+async def test_a_reload_gives_living_plans_another_budget(up: Running):
+    await up.daemon.start()
+    await up.until_ready()
+    await up.reload(up.scale_sets, polling={"interval": "1s", "budget_share": 0.25})
+    assert set(values(await up.about("poll_interval_seconds"))) == {20.0}

@@ -220,8 +220,8 @@ async def test_the_interval_in_force_follows_the_upgrade(world: World) -> None:
 
 @pytest.mark.parametrize(("pages", "taken"), [(1, 1), (2, 0)])
 async def test_each_further_page_is_spent(world: World, pages: int, taken: int) -> None:
-    """Of two requests a minute, a poll of two pages leaves none for another."""
-    plan = Plan(Budget(2.0, 10.0), 60.0, world.clock())
+    """Of four requests a minute, a poll of two pages leaves too few for another and its retries."""
+    plan = Plan(Budget(4.0, 10.0), 60.0, world.clock())
     plan.add(world.web.id, INTERVAL, world.clock())
     link = f"{world.base_url}{world.web.id}/osUpgradeHistory?api-version=2025-04-01"
     page = json.dumps({"value": [], "nextLink": link}).encode()

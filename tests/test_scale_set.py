@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.scale_set import Difference, ScaleSet, difference, resource_id, shard_of
+from exporter.scale_set import Difference, ScaleSet, Shard, difference, resource_id, shard_of
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 
@@ -39,6 +39,15 @@ def test_the_difference_tells_who_is_gone_changed_and_new():
     assert difference([a, b], [b, a]) == Difference(gone=(), changed=(), new=())
 
 
+def test_a_difference_comes_in_parts():
+    a, b, c = scale_set("a"), scale_set("b"), scale_set("c")
+    assert [*Difference((a,), (), (a, b, c)).parts(2)] == [
+        Difference((a,), (), (a, b)),
+        Difference((), (), (c,)),
+    ]
+    assert [*Difference((), (), ()).parts(2)] == [Difference((), (), ())]
+
+
 def test_another_spelling_is_a_change_and_no_other_scale_set():
     assert difference([scale_set("web")], [scale_set("Web")]) == Difference((), (scale_set("Web"),), ())
 
@@ -64,3 +73,10 @@ def test_one_shard_more_moves_scale_sets_only_to_itself():
     moved = [key for key in ids if shard_of(key, 3) != shard_of(key, 4)]
     assert {shard_of(key, 4) for key in moved} == {3}
     assert 40 < len(moved) < 110
+
+
+def test_each_scale_set_is_held_by_one_shard_and_by_the_only_one():
+    scale_sets = [scale_set(f"web-{number}") for number in range(100)]
+    shards = [Shard(number, 3) for number in range(3)]
+    assert all([shard.holds(each) for shard in shards].count(True) == 1 for each in scale_sets)
+    assert all(Shard().holds(each) for each in scale_sets)

@@ -77,3 +77,26 @@ async def test_a_stop_lets_the_job_that_rings_return_and_logs_nothing(caplog: py
     await schedule.stop()
     assert returned == [True]
     assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
+
+async def test_a_cancelled_job_rings_no_more_and_an_unknown_one_is_nobodys_loss():
+    rung: list[str] = []
+    twice = asyncio.Event()
+
+    async def cancelled() -> None:
+        rung.append("cancelled")
+
+    async def other() -> None:
+        rung.append("other")
+        if rung.count("other") == 2:
+            twice.set()
+
+    schedule = Schedule()
+    schedule.every(0.01, "cancelled", cancelled)
+    schedule.cancel("cancelled")
+    schedule.cancel("unknown")
+    schedule.every(0.01, "other", other)
+    schedule.start()
+    await asyncio.wait_for(twice.wait(), 5)
+    await schedule.stop()
+    assert "cancelled" not in rung

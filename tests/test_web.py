@@ -28,6 +28,12 @@ from exporter.web import (
 class Status:
     ready: bool = False
     configuration: str = "cloud: public\n"
+    faults: str = ""
+    reloads: int = 0
+
+    async def reload(self) -> str:
+        self.reloads += 1
+        return self.faults
 
 
 @dataclass
@@ -48,7 +54,8 @@ class Site:
 async def site() -> AsyncIterator[Site]:
     store, telemetry, status = Store(), Telemetry(), Status()
     store.apply(difference([], [ScaleSet("s", "rg", f"web-{number}", 300.0) for number in range(3)]))
-    server = Server(application(Exposition(store, telemetry), telemetry, status, "/metrics"))
+    app = application(Exposition(store, telemetry), telemetry, status, "/metrics", enable_lifecycle=True)
+    server = Server(app)
     (address,) = await server.start([Address("127.0.0.1", 0)])
     async with aiohttp.ClientSession(f"http://{address}", auto_decompress=False) as client:
         yield Site(client, store, status)
@@ -101,7 +108,40 @@ async def test_the_landing_page_leads_to_the_metrics(site: Site):
     assert b'<a href="/metrics">' in body
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("POST", "/metrics", 405)])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_reload_is_asked_for_by_post_or_put(site: Site, method: str):
+    async with site.client.request(method, "/-/reload") as response:
+        assert (response.status, await response.text()) == (200, "Reloaded\n")
+    assert site.status.reloads == 1
+
+
+async def test_a_reload_that_fails_says_why(site: Site):
+    site.status.faults = "config.yaml:2: polling.pace: is not known"
+    async with site.client.post("/-/reload") as response:
+        assert response.status == 500
+        assert await response.text() == (
+            "The configuration in force stays:\nconfig.yaml:2: polling.pace: is not known\n"
+        )
+
+
+async def test_a_reload_is_refused_where_it_is_not_enabled():
+    status = Status()
+    server = Server(application(Exposition(Store(), Telemetry()), Telemetry(), status, "/metrics"))
+    (address,) = await server.start([Address("127.0.0.1", 0)])
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(f"http://{address}/-/reload") as response,
+    ):
+        assert response.status == 403
+        assert "--web.enable-lifecycle" in await response.text()
+    await server.stop()
+    assert status.reloads == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nope", 404), ("POST", "/metrics", 405), ("GET", "/-/reload", 405)],
+)
 async def test_what_is_not_served_is_refused(site: Site, method: str, path: str, status: int):
     async with site.client.request(method, path) as response:
         assert response.status == status
