@@ -5,27 +5,39 @@ on standard error, never a traceback. What the commands do is imported only when
 """
 
 import gc
+import os
 import platform
+import re
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from math import inf, nan
 from pathlib import Path
+from time import time
 
 from exporter import __version__
 from exporter.address import Address, parse_address
 from exporter.log import FORMATS, LEVELS, configure
+from exporter.scale_set import Shard
 
 NAME = "vmss-upgrade-exporter"
 DEFAULT_PORT = 9847
 FAILURE = 1
 WRONG_USE = 2
+INTERRUPTED = 130
+"""What a shell reports of a program that SIGINT ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    flags = _parser().parse_args(arguments)
+    parser = _parser()
+    flags = parser.parse_args(arguments)
     flags.listen_addresses = flags.listen_addresses or [Address(None, DEFAULT_PORT)]
+    try:
+        flags.shard = _shard(flags.shard, flags.total_shards, os.environ.get("POD_NAME", ""))
+    except ValueError as error:
+        parser.error(str(error))
     configure(flags.log_level, flags.log_format)
     gc.disable()  # what is imported stays: to look for garbage in it takes a tenth of the start
     from exporter import commands  # noqa: PLC0415 - half a second, which --help and a wrong flag do not need
@@ -36,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except commands.ConfigError as error:
         print(error, file=sys.stderr)
         return WRONG_USE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{NAME}: {where}{error.strerror or error}", file=sys.stderr)
@@ -47,6 +61,9 @@ _DEFAULTS = {
     "config_file": Path("config.yaml"),
     "listen_addresses": None,
     "telemetry_path": "/metrics",
+    "enable_lifecycle": False,
+    "shard": None,
+    "total_shards": 1,
     "log_level": "info",
     "log_format": "logfmt",
 }
@@ -58,7 +75,7 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
         description="Prometheus exporter for the OS upgrades of Azure virtual machine scale sets.",
         epilog="Without a command it runs the daemon.",
-        parents=[_config_flags(), _web_flags(), _log_flags()],
+        parents=[_config_flags(), _shard_flags(), _web_flags(), _log_flags()],
     )
     parser.set_defaults(**_DEFAULTS)
     version = f"{NAME} {__version__} (Python {platform.python_version()})"
@@ -71,7 +88,48 @@ def _parser() -> ArgumentParser:
     text = "run only the simulated Azure, for other tools to talk to"
     commands.add_parser("simulate", help=text, description=text, parents=[_simulator_flags(), _log_flags()])
     text = "validate the configuration"
-    commands.add_parser("check", help=text, description=text, parents=[_config_flags(), _log_flags()])
+    check = commands.add_parser("check", help=text, description=text, parents=[_config_flags(), _log_flags()])
+    check.add_argument("--live", action="store_true", help="also sign in and try each subscription")
+    check.add_argument(
+        "--output", choices=("table", "json"), default="table", help="what --live prints (table)"
+    )
+    text = "poll everything once and write the metrics, as for node_exporter's textfile collector"
+    once = commands.add_parser(
+        "once", help=text, description=text, parents=[_config_flags(), _shard_flags(), _log_flags()]
+    )
+    once.add_argument("--output", type=Path, metavar="FILE", help="replaced at once, whole (standard output)")
+    text = (
+        "write past upgrades as OpenMetrics with timestamps, for promtool tsdb create-blocks-from openmetrics"
+    )
+    backfill = commands.add_parser(
+        "backfill", help=text, description=text, parents=[_config_flags(), _shard_flags(), _log_flags()]
+    )
+    backfill.add_argument(
+        "--from", dest="start", type=_moment, default="60d", metavar="TIME", help="RFC 3339, or an age (60d)"
+    )
+    backfill.add_argument(
+        "--until",
+        dest="end",
+        type=_moment,
+        default="3h",
+        metavar="TIME",
+        help="the same, at least 3h ago (3h)",
+    )
+    backfill.add_argument(
+        "--step", type=_duration, metavar="DURATION", help="between samples (1m in an upgrade, else 5m)"
+    )
+    backfill.add_argument(
+        "--label",
+        dest="labels",
+        type=_label,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a further label of all series, such as job and instance; repeatable",
+    )
+    backfill.add_argument(
+        "--output", type=Path, metavar="FILE", help="replaced at once, whole (standard output)"
+    )
     return parser
 
 
@@ -104,6 +162,30 @@ def _web_flags() -> ArgumentParser:
         type=_path,
         metavar="PATH",
         help="of the metrics (/metrics)",
+    )
+    flags.add_argument(
+        "--web.enable-lifecycle",
+        dest="enable_lifecycle",
+        action="store_true",
+        help="let POST /-/reload read the configuration anew, as SIGHUP does",
+    )
+    return flags
+
+
+def _shard_flags() -> ArgumentParser:
+    flags = _flags()
+    flags.add_argument(
+        "--shard",
+        type=_natural,
+        metavar="NUMBER",
+        help="which part of all scale sets to poll, from 0 (the ordinal at the end of $POD_NAME)",
+    )
+    flags.add_argument(
+        "--total-shards",
+        dest="total_shards",
+        type=_at_least_one,
+        metavar="NUMBER",
+        help="into how many parts all scale sets are split (1)",
     )
     return flags
 
@@ -144,6 +226,38 @@ def _address(text: str) -> Address:
         raise ArgumentTypeError(str(error)) from None
 
 
+def _moment(text: str) -> float:
+    """Read RFC 3339, or how long ago, as seconds since the epoch."""
+    if re.match("[0-9]{4}-", text):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            raise ArgumentTypeError(f"must be a time such as 2026-11-01T00:00:00Z, not {text!r}")
+        return moment.timestamp()
+    return time() - _duration(text)
+
+
+def _duration(text: str) -> float:
+    from exporter.duration import parse_duration  # noqa: PLC0415 - it brings PyYAML, which --help does not need
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    if seconds == 0:
+        raise ArgumentTypeError("must be longer than 0")
+    return seconds
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not given or not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+        raise ArgumentTypeError(f"must be a label such as job=vmss-upgrade-exporter, not {text!r}")
+    return name, value
+
+
 def _path(text: str) -> str:
     if not text.startswith("/"):
         raise ArgumentTypeError(f"must begin with /, not {text!r}")
@@ -151,9 +265,32 @@ def _path(text: str) -> str:
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return _natural(text, 1)
+
+
+def _natural(text: str, least: int = 0) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+        raise ArgumentTypeError(f"must be a whole number, {least} or more, not {text!r}")
     return int(text)
+
+
+def _shard(number: int | None, total: int, pod_name: str) -> Shard:
+    """Return the shard that flags and environment say; without a flag it is the ordinal of a StatefulSet's pod.
+
+    A single shard has no use for the ordinal, and pods of a Deployment may end in digits, too.
+    """
+    source = "--shard"
+    if number is None and total > 1:
+        ordinal = re.search(r"-([0-9]{1,9})$", pod_name)
+        if ordinal is None:
+            raise ValueError(
+                f"--total-shards={total} needs --shard, or the name of a StatefulSet's pod in the environment "
+                f"variable POD_NAME, not {pod_name!r}"
+            )
+        source, number = f"POD_NAME={pod_name}", int(ordinal[1])
+    if (number or 0) >= total:
+        raise ValueError(f"{source}: shard {number} is not below --total-shards={total}")
+    return Shard(number or 0, total)
 
 
 def _positive(text: str) -> float:

@@ -9,15 +9,21 @@ import os
 import signal
 import tempfile
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import time
 
 from exporter import daemon
-from exporter.azure.credential import check_files
+from exporter.azure.errors import Unauthorized
+from exporter.azure.identity import check_files
+from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, latest_end
+from exporter.backfill import backfill as write_past
 from exporter.config import Config, ConfigError, load
+from exporter.live import Finding, as_json, as_table, examine
 from exporter.log import fields
+from exporter.once import once as poll_once
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
 
@@ -34,19 +40,60 @@ def _load(flags: Namespace) -> Config:
 
 def run(flags: Namespace) -> None:
     """Run the daemon."""
-    config = _load(flags)
-    asyncio.run(daemon.run(config, flags.listen_addresses, flags.telemetry_path))
+    asyncio.run(_serve(flags))
+
+
+async def _serve(flags: Namespace) -> None:
+    await daemon.run(
+        partial(_load, flags),
+        flags.shard,
+        flags.listen_addresses,
+        flags.telemetry_path,
+        enable_lifecycle=flags.enable_lifecycle,
+    )
 
 
 def check(flags: Namespace) -> None:
-    """Validate the configuration."""
+    """Validate the configuration; ``--live`` tries it on Azure."""
     config = _load(flags)
+    if flags.live:
+        _try(config, as_json if flags.output == "json" else as_table)
+        return
     named = len(config.named_scale_sets())
     discovering = sum(subscription.discovery is not None for subscription in config.subscriptions)
     print(
         f"{flags.config_file}: fine: {len(config.subscriptions)} subscriptions, {named} scale sets named, "
         f"discovery in {discovering} subscriptions"
     )
+
+
+def _try(config: Config, shown: Callable[[tuple[Finding, ...]], str]) -> None:
+    try:
+        findings = asyncio.run(examine(config))
+    except Unauthorized as error:
+        raise OSError(f"cannot sign in: {error}") from error
+    print(shown(findings))
+    failing = sum(not finding.fine for finding in findings)
+    if failing:
+        raise OSError(f"{failing} of {len(findings)} subscriptions would fail")
+
+
+def once(flags: Namespace) -> None:
+    """Poll everything once."""
+    asyncio.run(poll_once(partial(_load, flags), flags.shard, flags.output))
+
+
+def backfill(flags: Namespace) -> None:
+    """Write past upgrades."""
+    span = Span(
+        start=flags.start,
+        end=min(flags.end, latest_end()),
+        step=flags.step or REST_STEP,
+        active_step=flags.step or ACTIVE_STEP,
+    )
+    if span.start >= span.end:
+        raise ConfigError(("--from must be before --until, which is at least 3h ago",))
+    asyncio.run(write_past(partial(_load, flags), flags.shard, span, flags.labels, flags.output))
 
 
 def simulate(flags: Namespace) -> None:
@@ -67,10 +114,9 @@ def demo(flags: Namespace) -> None:
             # Where azure-identity's managed identity looks for its token, as on App Service.
             os.environ.update(IDENTITY_ENDPOINT=f"{url}/token", IDENTITY_HEADER="simulator")
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, "config.yaml")
-                file.write_text(config_for(fleet, url))  # noqa: ASYNC240 - nobody waits yet
-                config = load(file)
-            await daemon.run(config, flags.listen_addresses, flags.telemetry_path)
+                flags.config_file = Path(folder, "config.yaml")
+                flags.config_file.write_text(config_for(fleet, url, discovering=True))
+                await _serve(flags)
 
     asyncio.run(demonstrate())
 
@@ -99,5 +145,12 @@ async def _told_to_stop() -> None:
     await stopping.wait()
 
 
-COMMANDS = {None: run, "check": check, "demo": demo, "simulate": simulate}
+COMMANDS = {
+    None: run,
+    "backfill": backfill,
+    "check": check,
+    "demo": demo,
+    "once": once,
+    "simulate": simulate,
+}
 """By name; without one it is the daemon."""

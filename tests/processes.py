@@ -1,6 +1,7 @@
 """Programs that tests start, and end: the exporter's own commands, and real parts from Debian."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -8,11 +9,14 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from signal import SIGTERM
+from socket import socket
 from time import monotonic
 
 import aiohttp
 import pytest
+import yaml
 
 
 def debian_program(name: str) -> str:
@@ -22,6 +26,63 @@ def debian_program(name: str) -> str:
         pytest.skip(f"{name} is not installed")
     assert path is not None, f"{name} is not installed"
     return path
+
+
+def free_address() -> str:
+    """Return an address of this machine that nobody listens on."""
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def running_program(name: str, *arguments: str) -> AsyncIterator[list[str]]:
+    """Run a program of a Debian package until the block ends; yield its log, which grows."""
+    process = await asyncio.create_subprocess_exec(
+        debian_program(name), *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    log: list[str] = []
+
+    async def read(stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            log.append(line.decode())  # noqa: PERF401 - to be seen while it grows
+
+    reading = asyncio.create_task(read(process.stderr))
+    try:
+        yield log
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        await reading
+
+
+@asynccontextmanager
+async def prometheus(folder: Path, config: dict[str, object]) -> AsyncIterator[tuple[str, list[str]]]:
+    """Run Prometheus until the block ends; yield its URL and its log."""
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config))
+    address = free_address()
+    async with running_program(
+        "prometheus",
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    ) as log:
+        yield f"http://{address}", log
+
+
+async def query(
+    client: aiohttp.ClientSession, url: str, expression: str
+) -> list[tuple[dict[str, str], float]]:
+    """Return what Prometheus answers to an instant query: labels and value of each series."""
+    try:
+        async with client.get(f"{url}/api/v1/query", params={"query": expression}) as response:
+            found = json.loads(await response.text())["data"]["result"]
+    except (aiohttp.ClientConnectionError, KeyError, ValueError):
+        return []  # not up yet
+    return [(series["metric"], float(series["value"][1])) for series in found]
 
 
 @dataclass

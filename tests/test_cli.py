@@ -75,6 +75,12 @@ def test_a_wrong_configuration_ends_with_2_and_every_fault_with_its_line(
         (["--web.listen-address=nowhere"], "must be host:port, [address]:port or :port, not 'nowhere'"),
         (["--web.telemetry-path=metrics"], "must begin with /, not 'metrics'"),
         (["--log.level=loud"], "invalid choice: 'loud'"),
+        (["--shard=-1"], "must be a whole number, 0 or more, not '-1'"),
+        (["--total-shards=0"], "must be a whole number, 1 or more, not '0'"),
+        (["--total-shards=9999999999"], "must be a whole number, 1 or more, not '9999999999'"),
+        (["--shard=1"], "--shard: shard 1 is not below --total-shards=1"),
+        (["--shard=3", "--total-shards=3"], "--shard: shard 3 is not below --total-shards=3"),
+        (["--total-shards=3"], "--total-shards=3 needs --shard, or the name of a StatefulSet's pod"),
         (["demo", "--simulator.scale-sets=0"], "must be a whole number, 1 or more, not '0'"),
         (["demo", "--simulator.speed=fast"], "must be a number above 0, not 'fast'"),
         (["demo", "--simulator.faults=2"], "must be a number from 0 to 1, not '2'"),
@@ -102,7 +108,20 @@ def test_a_missing_certificate_ends_with_1_and_one_line(folder: Path):
     ended = command(folder=folder)
     assert (ended.returncode, ended.stderr) == (
         1,
-        "vmss-upgrade-exporter: cert.pem: No such file or directory\n",
+        "vmss-upgrade-exporter: credential.certificate_file: cert.pem: No such file or directory\n",
+    )
+
+
+def test_a_certificate_that_is_none_ends_with_1_and_one_line(folder: Path):
+    (folder / "cert.pem").write_text("hello")
+    (folder / "config.yaml").write_text(
+        f"credential: {{kind: client_certificate, tenant_id: t, client_id: c, certificate_file: cert.pem}}\n{NAMED}"
+    )
+    ended = command("check", folder=folder)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(
+        "vmss-upgrade-exporter: credential.certificate_file: cert.pem: Failed to deserialize"
     )
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM
 from time import monotonic, time
 
 import pytest
@@ -141,14 +142,80 @@ async def test_what_is_scraped_is_what_the_simulator_knows_in_both_formats(
         status, body = await daemon.get("/metrics", Accept=accept)
         assert status == 200
         scraped = samples_of(body, in_format)
-        about_scale_sets = {key: value for key, value in scraped.items() if key[0].startswith("azure_vmss")}
-        of_polls = {key: value for key, value in about_scale_sets.items() if key[0] in OF_POLLS}
-        assert {key: value for key, value in about_scale_sets.items() if key not in of_polls} == truth(
-            fleet, now
-        )
+        of_polls = {key: value for key, value in scraped.items() if key[0] in OF_POLLS}
+        assert about_scale_sets(scraped) == truth(fleet, now)
         assert len(of_polls) == 3 * len(fleet.scale_sets)
         for (name, _), value in of_polls.items():
             assert value == 5.0 if name.endswith("interval_seconds") else started - 60 < value <= time()
+
+
+def about_scale_sets(samples: Samples) -> Samples:
+    return {
+        key: value
+        for key, value in samples.items()
+        if key[0].startswith("azure_vmss") and key[0] not in OF_POLLS
+    }
+
+
+async def test_three_shards_together_show_what_one_exporter_shows_alone(tmp_path: Path):
+    now = time()
+    fleet = Fleet(epoch=now - 60, scale_sets=40)
+    config = tmp_path / "config.yaml"
+    async with running(Simulator(fleet, clock=lambda: now)) as url, AsyncExitStack() as stack:
+        config.write_text(config_for(fleet, url))
+
+        async def shown(*flags: str, **environment: str) -> Samples:
+            daemon = await stack.enter_async_context(
+                exporter(
+                    f"--config.file={config}",
+                    *flags,
+                    IDENTITY_ENDPOINT=f"{url}/token",
+                    IDENTITY_HEADER="simulator",
+                    **environment,
+                )
+            )
+            await daemon.until_ready()
+            return samples_of((await daemon.get("/metrics"))[1], "text")
+
+        alone, *parts = await asyncio.gather(
+            shown(),
+            shown("--shard=0", "--total-shards=3"),
+            shown("--shard=1", "--total-shards=3", POD_NAME="exporter-0"),
+            shown("--total-shards=3", POD_NAME="exporter-2"),
+        )
+    together: Samples = {}
+    for number, part in enumerate(parts):
+        assert part["vmss_upgrade_exporter_shard", frozenset()] == number
+        assert part["vmss_upgrade_exporter_total_shards", frozenset()] == 3
+        own = about_scale_sets(part)
+        assert own
+        assert not own.keys() & together.keys()
+        together |= own
+    assert together == about_scale_sets(alone)
+
+
+async def test_sighup_puts_a_changed_file_in_force(polled: tuple[Fleet, float, Exporter], tmp_path: Path):
+    fleet, _, daemon = polled
+    file = tmp_path / "config.yaml"
+    before = file.read_text()
+
+    async def until(text: str) -> None:
+        async with asyncio.timeout(10):
+            while not any(text in line for line in daemon.log):
+                await asyncio.sleep(0.02)
+
+    file.write_text("subscriptions: 7\n")
+    daemon.process.send_signal(SIGHUP)
+    await until("configuration not reloaded")
+    assert any("config.yaml:1: subscriptions: must be a list" in line for line in daemon.log)
+    gone = fleet.scale_sets[0].name
+    file.write_text("\n".join(line for line in before.splitlines() if f"name: {gone}}}" not in line))
+    daemon.process.send_signal(SIGHUP)
+    await until('msg="configuration reloaded"')
+    samples = samples_of((await daemon.get("/metrics"))[1], "text")
+    assert len([name for name, _ in samples if name == "azure_vmss_os_upgrade_up"]) == 39
+    assert (await daemon.get("/-/reload"))[0] == 405
+    assert await daemon.ends_after(SIGTERM) == 0
 
 
 async def test_the_cast_of_the_demo_is_living_within_five_seconds_of_its_start():

@@ -1,66 +1,24 @@
 """The real Prometheus scrapes the daemon, and promtool has nothing to object."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from socket import socket
 from time import monotonic
 
 import aiohttp
-import yaml
 
-from tests.processes import debian_program, exporter
+from tests.processes import debian_program, exporter, prometheus, query
 
 
-@asynccontextmanager
-async def prometheus(folder: Path, target: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """Run Prometheus that scrapes ``target`` every second; yield its URL and its log."""
+def scraping(target: str) -> dict[str, object]:
+    """Return the configuration of a Prometheus that scrapes ``target`` every second."""
     scrape = {"job_name": "vmss", "static_configs": [{"targets": [target.removeprefix("http://")]}]}
-    config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}))
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    process = await asyncio.create_subprocess_exec(
-        debian_program("prometheus"),
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    log: list[str] = []
-
-    async def read(stream: asyncio.StreamReader) -> None:
-        async for line in stream:
-            log.append(line.decode())  # noqa: PERF401 - to be seen while it grows
-
-    reading = asyncio.create_task(read(process.stderr))
-    try:
-        yield f"http://{address}", log
-    finally:
-        process.terminate()
-        await process.wait()
-        await reading
-
-
-async def query(
-    client: aiohttp.ClientSession, url: str, expression: str
-) -> list[tuple[dict[str, str], float]]:
-    try:
-        async with client.get(f"{url}/api/v1/query", params={"query": expression}) as response:
-            found = json.loads(await response.text())["data"]["result"]
-    except (aiohttp.ClientConnectionError, KeyError, ValueError):
-        return []  # not up yet
-    return [(series["metric"], float(series["value"][1])) for series in found]
+    return {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
 
 
 async def test_prometheus_scrapes_it_without_a_warning(tmp_path: Path):
     async with (
         exporter("demo") as demo,
-        prometheus(tmp_path, demo.url) as (url, log),
+        prometheus(tmp_path, scraping(demo.url)) as (url, log),
         aiohttp.ClientSession() as client,
     ):
         await demo.until_ready()

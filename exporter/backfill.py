@@ -1,0 +1,195 @@
+"""Past upgrades as OpenMetrics with timestamps, for ``promtool tsdb create-blocks-from openmetrics``.
+
+Theory of operation. A past is what was known of one scale set, as changes in time: which upgrade was the latest, in
+what state. Between two changes every sample is constant, so a series is written as runs of one value, at the times
+of a grid: ``step`` apart, closer while an upgrade runs. A family is complete before the next begins, and within it a
+series, as OpenMetrics demands; nothing is gathered, so memory does not grow with the span.
+
+What nobody has seen is not made up: of an upgrade that Azure tells of only in hindsight, the counts while it ran are
+unknown and have no samples then. Pure, but for the command at the end.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import floor, inf
+from pathlib import Path
+from time import time
+
+from exporter.config import Config
+from exporter.families import FAMILIES, Family, render
+from exporter.history import History, Upgrade, UpgradeState
+from exporter.once import draw, everything_polled, opened, raise_for
+from exporter.scale_set import ScaleSet, Shard
+from exporter.snapshot import Snapshot
+
+NAMES = (
+    "state",
+    "instances",
+    "rolled_back_instances",
+    "info",
+    "start_timestamp_seconds",
+    "end_timestamp_seconds",
+)
+HEAD_SECONDS = 3 * 3600.0
+"""Of the past, what Prometheus may still hold in its head block: blocks made for it would overlap."""
+ACTIVE_STEP, REST_STEP = 60.0, 300.0
+STAMPS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From when on something else was true."""
+
+    at: float
+    """Seconds since the epoch."""
+    latest: Upgrade | None
+    """The latest upgrade as it was then; ``None`` where that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of one scale set's past."""
+
+    scale_set: ScaleSet
+    changes: tuple[Change, ...]
+    """In the order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which times are written. All are seconds, ``start`` and ``end`` since the epoch."""
+
+    start: float
+    end: float
+    step: float
+    active_step: float
+    """While an upgrade runs."""
+
+    def stamps(self, since: float, until: float, step: float) -> Iterator[bytes]:
+        """Yield the times to write of what was true from ``since`` to before ``until``: at once, then on the grid."""
+        since, until = max(since, self.start), min(until, self.end)
+        if since < until:
+            yield b"%.3f" % since
+        number = floor(since / step) + 1
+        while number * step < until:
+            if number * step - since >= _MILLISECOND:
+                yield b"%.3f" % (number * step)
+            number += 1
+
+
+_MILLISECOND = 0.001
+
+
+def in_hindsight(history: History) -> tuple[Change, ...]:
+    """Return the changes that a history tells of: each upgrade ran from its start to its end, or the next start."""
+    started = sorted(
+        ((upgrade.start, upgrade) for upgrade in history.upgrades if upgrade.start is not None),
+        key=lambda pair: pair[0],
+    )
+    changes = []
+    for index, (start, upgrade) in enumerate(started):
+        superseded = started[index + 1][0] if index + 1 < len(started) else inf
+        running = replace(
+            upgrade,
+            state=UpgradeState.ROLLING_FORWARD,
+            end=None,
+            progress=None,
+            error=None,
+            rollback=None,
+        )
+        if upgrade.state.active:
+            changes.append(Change(start, running))
+        elif upgrade.end is None:
+            changes.append(Change(start, None))  # it ended, nobody knows when
+        else:
+            changes.append(Change(start, running))
+            if upgrade.end < superseded:
+                changes.append(Change(max(upgrade.end, start), upgrade))
+    return tuple(changes)
+
+
+def write(pasts: Sequence[Past], span: Span, told: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
+    """Yield an OpenMetrics document; ``told`` hears how many scale sets of how many families are done."""
+    done = 0
+    for family in _families():
+        yield family.header
+        for past in pasts:
+            yield from _of_scale_set(family, past, span)
+            done += 1
+            told(done)
+    yield b"# EOF\n"
+
+
+def steps(pasts: Sequence[Past]) -> int:
+    """Return how far ``told`` counts."""
+    return len(pasts) * len(NAMES)
+
+
+def _families() -> Iterator[Family]:
+    by_name = {family.name: family for family in FAMILIES}
+    for name in NAMES:
+        yield replace(by_name[f"azure_vmss_os_upgrade_{name}"], own_labels=True)
+
+
+def _of_scale_set(family: Family, past: Past, span: Span) -> Iterator[bytes]:
+    """Yield the samples of one scale set in one family, series by series."""
+    spells = [
+        (change, until, dict(_samples(family, past.scale_set, change.latest)))
+        for change, until in zip(past.changes, (*(each.at for each in past.changes[1:]), inf), strict=False)
+        if change.at < span.end and until > span.start and until - change.at >= _MILLISECOND
+    ]
+    for series in dict.fromkeys(series for _, _, values in spells for series in values):
+        for change, until, values in spells:
+            if series in values and change.latest is not None:
+                step = span.active_step if change.latest.state.active else span.step
+                head = series + b" " + values[series] + b" "
+                stamps = span.stamps(change.at, until, step)
+                while some := list(islice(stamps, STAMPS_AT_ONCE)):
+                    yield head + (b"\n" + head).join(some) + b"\n"
+
+
+def _samples(family: Family, scale_set: ScaleSet, latest: Upgrade | None) -> Iterator[tuple[bytes, bytes]]:
+    """Yield series and value of each sample."""
+    if latest is None:
+        return
+    (lines,) = render([family], Snapshot(scale_set, scale_set.interval, History((latest,))))
+    for line in lines.splitlines():
+        series, _, value = line.rpartition(b" ")
+        yield series, value
+
+
+async def backfill(
+    read: Callable[[], Config],
+    shard: Shard,
+    span: Span,
+    labels: Sequence[tuple[str, str]],
+    output: Path | None,
+) -> None:
+    """Ask Azure for every history and write its past to ``output`` or standard output.
+
+    Raises what ``read`` raises, and ``OSError`` where the output cannot be written, or where polls failed: what was
+    learned has been written then all the same.
+    """
+    async with everything_polled(read, shard) as daemon:
+        snapshots, failures = daemon.snapshots(), daemon.failures()
+    pasts = [
+        Past(replace(known.scale_set, labels=tuple(labels)), in_hindsight(known.history))
+        for known in sorted(snapshots, key=lambda known: known.scale_set.id)
+        if known.history is not None
+    ]
+    of = steps(pasts)
+
+    def told(done: int) -> None:
+        if done % max(1, of // 200) == 0 or done == of:
+            draw(sys.stderr, done, of, "parts written", last=done == of)
+
+    with opened(output) as file:
+        file.writelines(write(pasts, span, told))
+    raise_for(failures)
+
+
+def latest_end(now: float | None = None) -> float:
+    """Return until when a span may reach."""
+    return (time() if now is None else now) - HEAD_SECONDS

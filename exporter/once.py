@@ -1,0 +1,94 @@
+"""One poll of everything, for cron and node_exporter's textfile collector: the daemon without its server.
+
+Goes by the same plans, so it keeps to the same budgets. Knows nothing of Azure.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from exporter.config import Config
+from exporter.daemon import Daemon
+from exporter.exposition import Format
+from exporter.scale_set import Shard
+
+LOOK_SECONDS = 0.1
+BAR_WIDTH = 40
+SHOWN_FAILURES = 20
+
+
+async def once(read: Callable[[], Config], shard: Shard, output: Path | None) -> None:
+    """Poll everything once, write the exposition to ``output`` or standard output.
+
+    Raises what ``read`` raises, and ``OSError`` where the output cannot be written, or where polls failed: what was
+    learned has been written then all the same.
+    """
+    async with everything_polled(read, shard) as daemon:
+        body = b"".join(daemon.exposition.plain(Format.TEXT))
+        failures = daemon.failures()
+    with opened(output) as file:
+        file.write(body)
+    raise_for(failures)
+
+
+@asynccontextmanager
+async def everything_polled(read: Callable[[], Config], shard: Shard) -> AsyncIterator[Daemon]:
+    """Yield a daemon that has polled everything once, and serves nothing."""
+    daemon = Daemon(read, shard, lasting=False)
+    try:
+        await daemon.start()
+        while not daemon.ready:
+            draw(sys.stderr, *daemon.progress, "scale sets polled")
+            await asyncio.sleep(LOOK_SECONDS)
+        draw(sys.stderr, *daemon.progress, "scale sets polled", last=True)
+        yield daemon
+    finally:
+        await daemon.end()
+
+
+def raise_for(failures: list[str]) -> None:
+    """Raise ``OSError`` with the failures, the first of them where there are many."""
+    if failures:
+        shown = failures[:SHOWN_FAILURES]
+        more = [f"and {len(failures) - len(shown)} more"] if len(failures) > len(shown) else []
+        raise OSError("\n".join([f"{len(failures)} failures:", *shown, *more]))
+
+
+def draw(terminal: TextIO, done: int, of: int, what: str, *, last: bool = False) -> None:
+    """Draw a progress bar, where somebody looks; log lines may come in between."""
+    if terminal.isatty():
+        filled = BAR_WIDTH * done // of if of else 0
+        bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done} of {of} {what}"
+        terminal.write(f"\x1b[2K{bar}{chr(10) if last else chr(13)}")
+        terminal.flush()
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[BinaryIO]:
+    """Open a file to be written at once, or standard output where there is none.
+
+    Who reads the file sees the old one whole or the new one whole, even after a crash.
+    """
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp's is for us alone, the collector is another user
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

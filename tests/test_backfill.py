@@ -1,0 +1,147 @@
+"""Past upgrades: what was true when, and how that is written."""
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from exporter.backfill import HEAD_SECONDS, Change, Past, Span, in_hindsight, latest_end, steps, write
+from exporter.history import ApiError, History, Image, Progress, Rollback, Upgrade, UpgradeState
+from exporter.scale_set import ScaleSet
+
+WEB = ScaleSet("S", "Rg", "Web", 300.0)
+RUNNING = UpgradeState.ROLLING_FORWARD
+COMPLETED = Upgrade(
+    UpgradeState.COMPLETED, 1000.0, 1100.0, Progress(3, 0, 0, 0), started_by="Platform", image=Image(sku="22")
+)
+FAULTED = Upgrade(
+    UpgradeState.FAULTED, 2000.0, 2050.5, Progress(1, 2, 0, 0), ApiError("Boom"), rollback=Rollback(2, 0)
+)
+
+
+def states(*upgrades: Upgrade) -> list[tuple[float, UpgradeState | None]]:
+    return [
+        (change.at, change.latest and change.latest.state)
+        for change in in_hindsight(History(tuple(upgrades)))
+    ]
+
+
+def test_an_upgrade_ran_from_its_start_to_its_end():
+    assert states(FAULTED, COMPLETED) == [
+        (1000.0, RUNNING),
+        (1100.0, UpgradeState.COMPLETED),
+        (2000.0, RUNNING),
+        (2050.5, UpgradeState.FAULTED),
+    ]
+
+
+def test_what_was_known_only_at_the_end_is_not_said_of_the_time_before():
+    running, ended = in_hindsight(History((FAULTED,)))
+    assert running.latest == Upgrade(RUNNING, 2000.0)
+    assert ended.latest == FAULTED
+
+
+@pytest.mark.parametrize(
+    ("upgrades", "expected"),
+    [
+        ([], []),
+        ([Upgrade(UpgradeState.COMPLETED)], []),
+        ([Upgrade(RUNNING, 10.0)], [(10.0, RUNNING)]),
+        ([Upgrade(UpgradeState.COMPLETED, 10.0)], [(10.0, None)]),
+        ([Upgrade(UpgradeState.COMPLETED, 10.0, 5.0)], [(10.0, RUNNING), (10.0, UpgradeState.COMPLETED)]),
+        (
+            [Upgrade(UpgradeState.CANCELLED, 10.0, 30.0), Upgrade(RUNNING, 20.0)],
+            [(10.0, RUNNING), (20.0, RUNNING)],
+        ),
+    ],
+    ids=["none", "no start", "active", "no end", "ends before it starts", "ends after the next starts"],
+)
+def test_odd_histories_have_a_past_too(
+    upgrades: list[Upgrade], expected: list[tuple[float, UpgradeState | None]]
+):
+    assert states(*upgrades) == expected
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        (100.0, 400.0, ["100.000", "200.000", "300.000"]),
+        (130.5, 301.0, ["130.500", "200.000", "300.000"]),
+        (50.0, 250.0, ["100.000", "200.000"]),
+        (450.0, 900.0, ["450.000"]),
+        (199.9995, 250.0, ["200.000"]),
+        (500.0, 900.0, []),
+    ],
+)
+def test_times_are_the_change_and_then_a_grid_within_the_span(
+    since: float, until: float, expected: list[str]
+):
+    span = Span(start=100.0, end=500.0, step=100.0, active_step=10.0)
+    assert [stamp.decode() for stamp in span.stamps(since, until, span.step)] == expected
+
+
+def samples(document: bytes) -> dict[tuple[str, ...], list[tuple[float, float]]]:
+    """Return the times and values of each series."""
+    series: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for family in text_string_to_metric_families(document.decode()):
+        for sample in family.samples:
+            name = sample.name.removeprefix("azure_vmss_os_upgrade_")
+            labels = {key: value for key, value in sample.labels.items() if value and key not in IDENTITY}
+            key = (name, *sorted(labels.values()))
+            series.setdefault(key, []).append((float(sample.timestamp), sample.value))
+    return series
+
+
+IDENTITY = {"subscription_id", "resource_group", "scale_set"}
+
+
+def test_every_sample_has_the_value_that_was_true_at_its_time():
+    span = Span(start=900.0, end=2150.0, step=500.0, active_step=40.0)
+    past = Past(WEB, in_hindsight(History((COMPLETED, FAULTED))))
+    written = samples(b"".join(write([past], span)))
+    running, resting = [1000.0, 1040.0, 1080.0], [1100.0, 1500.0]
+    again, ended = [2000.0, 2040.0], [2050.5]
+    everything = running + resting + again + ended
+    assert written["state", "RollingForward"] == [(at, float(at in running + again)) for at in everything]
+    assert written["state", "Completed"] == [(at, float(at in resting)) for at in everything]
+    assert written["state", "Faulted"] == [(at, float(at in ended)) for at in everything]
+    assert written["state", "Unknown"] == [(at, 0.0) for at in everything]
+    assert written["instances", "successful"] == [(1100.0, 3.0), (1500.0, 3.0), (2050.5, 1.0)]
+    assert written["rolled_back_instances", "successful"] == [(2050.5, 2.0)]
+    assert written["info", "22", "Platform"] == [(at, 1.0) for at in running + resting]
+    assert written["info",] == [(at, 1.0) for at in again + ended]
+    assert written["end_timestamp_seconds",] == [(1100.0, 1100.0), (1500.0, 1100.0), (2050.5, 2050.5)]
+    assert written["start_timestamp_seconds",] == [(at, 1000.0 if at < 2000 else 2000.0) for at in everything]
+
+
+def test_a_past_without_upgrades_gives_no_sample_and_a_complete_document():
+    document = b"".join(write([Past(WEB, ())], Span(0.0, 10.0, 1.0, 1.0)))
+    assert samples(document) == {}
+    assert document.endswith(b"\n# EOF\n")
+    assert document.count(b"# TYPE ") == 6
+
+
+def test_changes_in_the_same_millisecond_are_one():
+    at_once = (Change(5.0, Upgrade(RUNNING, 5.0)), Change(5.0, COMPLETED))
+    written = samples(b"".join(write([Past(WEB, at_once)], Span(0.0, 8.0, 100.0, 1.0))))
+    assert written["state", "Completed"] == [(5.0, 1.0)]
+    assert written["state", "RollingForward"] == [(5.0, 0.0)]
+
+
+def test_further_labels_stand_on_every_sample():
+    labelled = ScaleSet("S", "Rg", "Web", 300.0, labels=(("instance", "a:1"), ("job", "j")))
+    document = b"".join(
+        write([Past(labelled, in_hindsight(History((COMPLETED,))))], Span(0.0, 2000.0, 500.0, 60.0))
+    )
+    lines = [line for line in document.splitlines() if not line.startswith(b"#")]
+    assert lines
+    assert all(b'instance="a:1",job="j"' in line for line in lines)
+
+
+def test_progress_is_told_for_each_part():
+    told: list[int] = []
+    pasts = [Past(WEB, ()), Past(ScaleSet("S", "Rg", "Api", 300.0), ())]
+    list(write(pasts, Span(0.0, 1.0, 1.0, 1.0), told.append))
+    assert told == list(range(1, steps(pasts) + 1))
+
+
+def test_a_span_ends_three_hours_ago():
+    assert latest_end(100_000.0) == 100_000.0 - HEAD_SECONDS == 89_200.0
