@@ -7,10 +7,14 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from time import monotonic
 
+from .alert import alert
+from .detection import detection
 from .loop import loop
 from .poll import poll
 from .process import memory, requests, start
+from .recovery import recovery
 from .report import Row, note, table
+from .scale import scale
 from .scrape import scrape
 
 MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
@@ -20,9 +24,13 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "requests": requests,
     "memory": memory,
     "loop": loop,
+    "detection": detection,
+    "scale": scale,
+    "recovery": recovery,
+    "alert": alert,
 }
 NOTE = """Costs are processor time (user and system) unless they are called otherwise, medians of measurements taken
-in turn with the reference's on the same machine. Ratios carry over to other machines, times do not. A scrape ends
+in turn with the reference's on the same machine; detection is in simulated time, recovery in real time. Ratios carry over to other machines, times do not. A scrape ends
 where the socket takes over; what the store does at a poll, or each second, to have less to do then is not in it. Rows that are set in say what stands behind the row above them."""
 
 

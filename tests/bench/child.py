@@ -45,3 +45,11 @@ def line(process: subprocess.Popen[str]) -> str:
     if not text:
         raise RuntimeError(f"{process.args!r} ended with {process.wait()}")
     return text
+
+
+def memory_mib(process_id: int, kind: str) -> float:
+    """Return the memory of a process that runs: ``VmHWM`` at its peak, ``VmRSS`` now."""
+    for entry in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if entry.startswith(f"{kind}:"):
+            return int(entry.split()[1]) / 1024
+    raise SystemExit(f"no {kind} here: memory is measured on Linux only")

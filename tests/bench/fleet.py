@@ -45,12 +45,22 @@ def history(index: int, generation: int = 0) -> History:
     return parsed
 
 
-def configuration(endpoint: str, fleet: Sequence[ScaleSet], interval: str) -> str:
-    """Return the text of a configuration that polls the fleet at ``endpoint``."""
+def configuration(
+    endpoint: str,
+    fleet: Sequence[ScaleSet],
+    interval: str,
+    *,
+    active_interval: str | None = None,
+    budget_share: float = 1.0,
+) -> str:
+    """Return the text of a configuration that polls the fleet at ``endpoint``, active or not at one interval."""
+    polling = (
+        f"interval: {interval}, active_interval: {active_interval or interval}, budget_share: {budget_share}"
+    )
     lines = [
         f"cloud: {{endpoint: '{endpoint}', audience: '{endpoint}', authority: '{endpoint}'}}",
         "credential: {kind: managed_identity}",
-        f"polling: {{interval: {interval}, active_interval: {interval}, budget_share: 1.0}}",
+        f"polling: {{{polling}}}",
         "subscriptions:",
     ]
     subscription = None

@@ -14,6 +14,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, perf_counter, process_time, sleep, thread_time
@@ -26,7 +27,7 @@ from exporter.daemon import Daemon
 from exporter.log import configure
 from exporter.plan import Plan, Turn
 from exporter.poller import Poller
-from exporter.scale_set import ScaleSet
+from exporter.scale_set import ScaleSet, Shard
 
 from . import fleet
 from .azure import azure
@@ -95,7 +96,8 @@ def _case(title: str, mode: str, endpoint: str, seconds: float, *, goals: bool) 
 class Stalls:
     """What a heartbeat oversleeps, and how long garbage collections take."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+        self._heartbeat_seconds = heartbeat_seconds
         self.stalls: list[tuple[float, float]] = []
         """Seconds overslept, and of them seconds that this thread was at work."""
         self.collections: dict[int, float] = {}
@@ -106,9 +108,9 @@ class Stalls:
         gc.callbacks.append(self._collect)
         then, worked = monotonic(), thread_time()
         while then < until:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(self._heartbeat_seconds)
             now, work = monotonic(), thread_time()
-            self.stalls.append((now - then - HEARTBEAT_SECONDS, work - worked))
+            self.stalls.append((now - then - self._heartbeat_seconds, work - worked))
             then, worked = now, work
         gc.callbacks.remove(self._collect)
 
@@ -161,12 +163,12 @@ async def _daemon(endpoint: str, seconds: float, taken: Callable[[], dict[str, l
     scale_sets = fleet.scale_sets(SCALE_SETS, INTERVAL_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
-        file.write_text(fleet.configuration(endpoint, scale_sets[:1], f"{INTERVAL_SECONDS:g}s"))
-        daemon = Daemon(load(file))
+        file.write_text(fleet.configuration(endpoint, scale_sets, f"{INTERVAL_SECONDS:g}s"))
+        daemon = Daemon(partial(load, file), Shard())
     try:
         [address] = await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
         print(address.rpartition(":")[2], flush=True)
-        await daemon.apply(scale_sets)
+        await daemon.start()
         async with asyncio.timeout(READY_SECONDS):
             while not daemon.ready:
                 await asyncio.sleep(0.1)

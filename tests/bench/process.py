@@ -17,7 +17,7 @@ from exporter.web import Server, application
 
 from . import fleet
 from .azure import azure
-from .child import line, python, running
+from .child import line, memory_mib, python, running
 from .load import Connection, rate
 from .report import Pairs, Row, number_of
 from .scrape import Polled
@@ -44,12 +44,12 @@ def memory(*, quick: bool) -> Iterator[Row]:
     """Measure the peak of the whole daemon: all scale sets polled, and scraped both ways while polls go on."""
     for number in (1_000 if quick else SCALE_SETS,):
         with azure() as endpoint, _daemon(endpoint, number, "20s") as (process_id, port):
-            _until(lambda: _status(port, "/-/ready") == 200, READY_SECONDS)
+            until(lambda: status(port, "/-/ready") == 200, READY_SECONDS)
             with Connection(port) as connection:
                 for gzip in (True, False) * SCRAPES:
                     connection.get("/metrics", gzip=gzip)
                     sleep(SCRAPE_PAUSE_SECONDS)
-            peak = _peak_mib(process_id)
+            peak = memory_mib(process_id, "VmHWM")  # what ru_maxrss would say
         goal = number == SCALE_SETS
         yield Row(
             f"peak memory at {number:,}",
@@ -69,7 +69,7 @@ def start(*, quick: bool) -> Iterator[Row]:
         for turn in range(4 if quick else 9):
             started = perf_counter()
             with _daemon(endpoint, 1, "20s", compiled) as (_, port):
-                _until(lambda port=port: _status(port, "/metrics") == 200, READY_SECONDS)  # type: ignore[misc]
+                until(lambda port=port: status(port, "/metrics") == 200, READY_SECONDS)  # type: ignore[misc]
                 took = perf_counter() - started
             started = perf_counter()
             with running(*imports, env=compiled) as process:
@@ -133,7 +133,7 @@ def _nginx(folder: Path, sendfile: str) -> Iterator[int]:
     file = folder / "nginx.conf"
     file.write_text(NGINX.format(folder=folder, port=port, sendfile=sendfile))
     with running("nginx", "-p", str(folder), "-c", str(file)):
-        _until(lambda: _status(port, "/nginx.conf") == 200, READY_SECONDS)
+        until(lambda: status(port, "/nginx.conf") == 200, READY_SECONDS)
         yield port
 
 
@@ -141,18 +141,27 @@ def _nginx(folder: Path, sendfile: str) -> Iterator[int]:
 def _daemon(
     endpoint: str, number: int, interval: str, env: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[int, int]]:
-    """Run the exporter as its users do; yield its process id and port."""
-    port = _free_port()
-    signing_in = {"IDENTITY_ENDPOINT": f"{endpoint}/token", "IDENTITY_HEADER": "bench"}
+    """Run the exporter on the measured fleet."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.yaml")
         file.write_text(fleet.configuration(endpoint, fleet.scale_sets(number), interval))
-        flags = (f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error")
-        with running(*python("exporter", *flags), env={**signing_in, **env}) as process:
-            yield process.pid, port
+        with daemon(endpoint, file, env) as running_daemon:
+            yield running_daemon
 
 
-def _status(port: int, path: str) -> int | None:
+@contextmanager
+def daemon(
+    endpoint: str, file: Path, env: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[int, int]]:
+    """Run the exporter as its users do; yield its process id and port."""
+    port = _free_port()
+    signing_in = {"IDENTITY_ENDPOINT": f"{endpoint}/token", "IDENTITY_HEADER": "bench"}
+    flags = (f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error")
+    with running(*python("exporter", *flags), env={**signing_in, **env}) as process:
+        yield process.pid, port
+
+
+def status(port: int, path: str) -> int | None:
     """Return the status of an answer, ``None`` where nobody listens yet."""
     try:
         with Connection(port) as connection:
@@ -161,20 +170,12 @@ def _status(port: int, path: str) -> int | None:
         return None
 
 
-def _until(true: Callable[[], bool], seconds: float) -> None:
+def until(true: Callable[[], bool], seconds: float) -> None:
     deadline = monotonic() + seconds
     while not true():
         if monotonic() > deadline:
             raise SystemExit(f"not within {seconds:g} s")
         sleep(0.002)
-
-
-def _peak_mib(process_id: int) -> float:
-    """Return what ``ru_maxrss`` would say of a process that still runs."""
-    for entry in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if entry.startswith("VmHWM:"):
-            return int(entry.split()[1]) / 1024
-    raise SystemExit("no VmHWM here: peak memory is measured on Linux only")
 
 
 def _free_port() -> int:
@@ -195,6 +196,9 @@ class _Ready:
 
     ready = True
     configuration = ""
+
+    async def reload(self) -> str:
+        return ""
 
 
 async def _serve(number: int) -> None:
