@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from time import monotonic
+from typing import TypeGuard
 
 from exporter.azure.budget import Meter, Unmetered
 from exporter.azure.client import Answer, Client
 from exporter.azure.errors import BadRequest, Forbidden, Malformed, NotFound, Throttled
 from exporter.config import Discovery, tag_label
+from exporter.history import MAX_TEXT
 from exporter.log import fields
 from exporter.scale_set import ScaleSet, Source
 from exporter.telemetry import Telemetry
@@ -62,13 +64,13 @@ def parse_rows(rows: Iterable[object], subscription_id: str) -> tuple[tuple[Foun
         if not isinstance(automatic, bool | None):
             unrecognised.append("upgradePolicy.automaticOSUpgradePolicy.enableAutomaticOSUpgrade")
         location = _get(row, "location")
-        if not isinstance(location, str | None):
+        if location is not None and not _is_text(location):
             unrecognised.append("location")
         found[group.lower(), name.lower()] = Found(
             subscription_id=subscription_id,
             resource_group=group,
             name=name,
-            location=location if isinstance(location, str) else "",
+            location=location if _is_text(location) else "",
             tags=_tags(_get(row, "tags"), unrecognised),
             automatic_upgrade=automatic is True,
         )
@@ -76,10 +78,11 @@ def parse_rows(rows: Iterable[object], subscription_id: str) -> tuple[tuple[Foun
 
 
 _ID = re.compile(
-    r"/subscriptions/(?P<subscription>[0-9a-f-]{36})/resourceGroups/(?P<group>[-\w.()]{1,90})"
-    r"/providers/Microsoft\.Compute/virtualMachineScaleSets/(?P<name>[-\w.()]{1,90})",
+    r"/subscriptions/(?P<subscription>[0-9a-f-]{36})/resourceGroups/(?P<group>[-\w.()]{0,89}[-\w()])"
+    r"/providers/Microsoft\.Compute/virtualMachineScaleSets/(?P<name>[-\w.()]{0,89}[-\w()])",
     re.IGNORECASE,
 )
+"""The names that the configuration allows, too: ``..`` is none, as it would lead to another path."""
 
 
 def _get(parent: object, key: str) -> object:
@@ -92,9 +95,20 @@ def _tags(given: object, unrecognised: list[str]) -> tuple[tuple[str, str], ...]
     if not isinstance(given, dict):
         unrecognised.append("tags")
         return ()
-    tags = tuple((name, value) for name, value in given.items() if isinstance(value, str))
+    tags = tuple((name, value) for name, value in given.items() if _is_text(name) and _is_text(value))
     unrecognised += ["tags[]"] * (len(given) - len(tags))
     return tags
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it may become a label: short enough, and UTF-8 can say it, as JSON can escape half a surrogate pair."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def select(found: Iterable[Found], discovery: Discovery, interval: float) -> tuple[ScaleSet, ...]:
@@ -191,15 +205,22 @@ class Discoverer:
             raise
 
     def _read(self, answer: Answer, key: str, subscription_id: str) -> tuple[Found, ...]:
+        def malformed(why: str) -> Malformed:
+            return Malformed(why, request_id=answer.request_id, excerpt=answer.excerpt)
+
         rows: list[object] = []
         for page in answer.pages:
             part = _get(page, key)
             if not isinstance(part, list):
-                raise Malformed(
-                    f"{key} is no list of scale sets", request_id=answer.request_id, excerpt=answer.excerpt
-                )
+                raise malformed(f"{key} is no list of scale sets")
             rows += part
+        total = _get(answer.pages[-1], "totalRecords")
+        if isinstance(total, int) and total > len(rows):
+            raise malformed(f"{len(rows)} rows of {total}")
         found, unrecognised = parse_rows(rows, subscription_id)
         for field in unrecognised:
             self._telemetry.unrecognised_values.labels(f"{key}[].{field}").inc()
+        if rows and not found:
+            # More likely than a fleet that is gone is a language that we do not understand.
+            raise malformed(f"none of {len(rows)} rows is a scale set of the subscription")
         return found

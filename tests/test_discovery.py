@@ -11,7 +11,9 @@ from exporter.azure.client import Answer, Client
 from exporter.azure.errors import Forbidden, Malformed, PollError, ServerError, Throttled
 from exporter.config import Discovery
 from exporter.discovery import QUERY, Discoverer, Found, merge, parse_rows, select
+from exporter.families import FAMILIES, render
 from exporter.scale_set import ScaleSet, Source
+from exporter.snapshot import Snapshot
 from exporter.telemetry import Telemetry
 
 SUBSCRIPTION = "6c1e0f6a-4f0b-4c52-9d6e-0a3f5b7c9d11"
@@ -71,6 +73,7 @@ def test_a_row_of_either_kind_tells_of_a_scale_set(row: object, expected: Found)
         {"id": resource_id("web/virtualMachines/0")},
         {"id": resource_id("a b")},
         {"id": resource_id("a", "..%2f")},
+        {"id": resource_id("a", "..")}, {"id": resource_id("..")}, {"id": resource_id("a.")},
         {"id": resource_id("x" * 91)},
         {"id": resource_id("web") + "\n"},
     ],
@@ -85,6 +88,9 @@ def test_a_row_that_means_no_scale_set_of_the_subscription_is_left_out_and_named
         ({"tags": "prod"}, (), ("tags",)),
         ({"tags": {"env": 1, "team": "a", "x": None}}, (("team", "a"),), ("tags[]", "tags[]")),
         ({"location": 5}, (), ("location",)),
+        ({"location": "x" * 2049}, (), ("location",)),
+        ({"location": "\ud800"}, (), ("location",)),
+        ({"tags": {"env": "\ud800", "\ud800": "a", "b": "x" * 2049, "c": ""}}, (("c", ""),), ("tags[]",) * 3),
         (
             {"upgradePolicy": {"automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": "yes"}}},
             (),
@@ -103,6 +109,16 @@ def test_an_absurd_field_counts_as_absent_and_is_named(
 def test_a_scale_set_that_is_listed_twice_is_one():
     rows, _ = parse_rows([{"id": resource_id("web")}, {"id": resource_id("WEB", "RG-web")}], SUBSCRIPTION)
     assert len(rows) == 1
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x" * 10_000_000], ids=["half a surrogate", "endless"])
+def test_no_text_of_azures_keeps_a_scale_set_from_being_shown(text: str):
+    row = {"id": resource_id("web"), "location": text, "tags": {"env": text, text: "prod"}}
+    rows, _ = parse_rows([row], SUBSCRIPTION)
+    (scale_set,) = select(rows, Discovery(only_automatic_upgrade=False, tag_labels=("env",)), 300.0)
+    lines = b"".join(render(FAMILIES, Snapshot(scale_set, 300.0)))
+    assert b'location=""' in lines
+    assert len(lines) < 10_000
 
 
 JSON = st.recursive(
@@ -252,6 +268,27 @@ async def test_resource_graph_is_left_alone_until_it_wants_to_be_asked_again():
 async def test_an_answer_without_rows_is_malformed(page: object):
     with pytest.raises(Malformed, match="data is no list of scale sets"):
         await Discoverer(Azure(graph=[page]), Telemetry()).find(SUBSCRIPTION, 1.0)
+
+
+@pytest.mark.parametrize("total", [2, 1000])
+async def test_fewer_rows_than_there_are_is_no_smaller_fleet(total: int):
+    azure = Azure(graph=[{"data": [ROW], "totalRecords": total}])
+    with pytest.raises(Malformed, match=f"1 rows of {total}"):
+        await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)
+
+
+@pytest.mark.parametrize("total", [0, 1, -1, "2", None, 1.5, []])
+async def test_all_the_rows_that_there_are_is_the_fleet(total: object):
+    azure = Azure(graph=[{"data": [ROW], "totalRecords": total}])
+    assert len(await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)) == 1
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+async def test_rows_none_of_which_makes_sense_are_malformed_and_no_empty_fleet(forbidden: bool):
+    rows = [7, {"ID": resource_id("web")}, {"id": resource_id("web", subscription=OTHER)}]
+    azure = Azure(graph=[Forbidden("no")] if forbidden else [{"data": rows}], lists=[{"value": rows}])
+    with pytest.raises(Malformed, match="none of 3 rows is a scale set of the subscription"):
+        await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)
 
 
 async def test_absurd_fields_are_counted_by_their_path():
