@@ -3,10 +3,9 @@
 ``parse_rows``, ``select`` and ``merge`` are pure. Knows nothing of schedules, plans or polls.
 """
 
-import asyncio
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TypeGuard
@@ -26,8 +25,6 @@ QUERY = (
     "resources | where type =~ 'microsoft.compute/virtualmachinescalesets'"
     " | project id, name, location, tags, upgradePolicy = properties.upgradePolicy"
 )
-GRAPH_SECONDS = 0.5
-"""Between two questions to Resource Graph: a tenant and principal have about 15 in 5 s, for all they run."""
 WITHOUT_GRAPH_SECONDS = 3600.0
 """For how long Resource Graph is not asked again where it was forbidden."""
 
@@ -164,45 +161,46 @@ class Discoverer:
     may not see: so where it knows of no scale set the list call has the last word.
     """
 
-    def __init__(self, client: Client, telemetry: Telemetry) -> None:
+    def __init__(self, client: Client, telemetry: Telemetry, clock: Callable[[], float] = monotonic) -> None:
         self._client = client
         self._telemetry = telemetry
-        self._turn = asyncio.Lock()
-        self._next_turn = 0.0
-        self._paused_until = 0.0
+        self._clock = clock
+        self._paused_until: dict[str, float] = {}
+        """Of subscriptions whose last search was throttled: asked before, Azure refuses again, and for longer."""
         self._without_graph: dict[str, float] = {}
+        """Of subscriptions where Resource Graph may not be asked, when to try again."""
 
     async def find(
         self, subscription_id: str, timeout_seconds: float, meter: Meter | None = None
     ) -> tuple[Found, ...]:
         """Return all scale sets of a subscription; raises ``PollError`` where not all of them are to be had."""
-        meter = meter or Unmetered()
-        if monotonic() >= self._without_graph.get(subscription_id, 0.0):
+        pause = self._paused_until.get(subscription_id, 0.0) - self._clock()
+        if pause > 0:
+            raise Throttled("Azure has asked for a pause", retry_after=pause)
+        try:
+            return await self._search(subscription_id, timeout_seconds, meter or Unmetered())
+        except Throttled as error:
+            self._paused_until[subscription_id] = self._clock() + error.retry_after
+            raise
+
+    async def _search(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> tuple[Found, ...]:
+        if self._clock() >= self._without_graph.get(subscription_id, 0.0):
             try:
-                answer = await self._ask_graph(subscription_id, timeout_seconds, meter)
+                answer = await self._client.graph(subscription_id, QUERY, timeout_seconds, meter)
             except (BadRequest, Forbidden, NotFound) as error:
-                self._without_graph[subscription_id] = monotonic() + WITHOUT_GRAPH_SECONDS
-                line = fields(subscription_id=subscription_id, reason=error.reason.value, error=str(error))
-                log.info("Resource Graph is not to be used, the list call is", extra=line)
+                if subscription_id not in self._without_graph:
+                    line = fields(
+                        subscription_id=subscription_id, reason=error.reason.value, error=str(error)
+                    )
+                    log.info("Resource Graph is not to be used, the list call is", extra=line)
+                self._without_graph[subscription_id] = self._clock() + WITHOUT_GRAPH_SECONDS
             else:
+                self._without_graph.pop(subscription_id, None)
                 found = self._read(answer, "data", subscription_id)
                 if found:
                     return found
         answer = await self._client.scale_sets(subscription_id, timeout_seconds, meter)
         return self._read(answer, "value", subscription_id)
-
-    async def _ask_graph(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> Answer:
-        async with self._turn:
-            await asyncio.sleep(self._next_turn - monotonic())
-            self._next_turn = monotonic() + GRAPH_SECONDS
-        pause = self._paused_until - monotonic()
-        if pause > 0:
-            raise Throttled("Resource Graph has asked for a pause", retry_after=pause)
-        try:
-            return await self._client.graph(subscription_id, QUERY, timeout_seconds, meter)
-        except Throttled as error:
-            self._paused_until = monotonic() + error.retry_after
-            raise
 
     def _read(self, answer: Answer, key: str, subscription_id: str) -> tuple[Found, ...]:
         def malformed(why: str) -> Malformed:

@@ -1,6 +1,5 @@
 """Which scale sets there are, and which of them are wanted."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -8,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.azure.client import Answer, Client
-from exporter.azure.errors import Forbidden, Malformed, PollError, ServerError, Throttled
+from exporter.azure.errors import (
+    BadRequest,
+    Forbidden,
+    Malformed,
+    NotFound,
+    PollError,
+    ServerError,
+    Throttled,
+)
 from exporter.config import Discovery
 from exporter.discovery import QUERY, Discoverer, Found, merge, parse_rows, select
 from exporter.families import FAMILIES, render
@@ -215,18 +222,13 @@ class Azure(Client):
 ROW = {"id": resource_id("web")}
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.discovery.GRAPH_SECONDS", 0.0)
-
-
 async def test_resource_graph_has_the_say_where_it_knows_of_scale_sets():
     azure = Azure(graph=[{"data": [ROW]}])
     assert [each.name for each in await Discoverer(azure, Telemetry()).find(SUBSCRIPTION, 1.0)] == ["web"]
     assert azure.asked == ["graph"]
 
 
-@pytest.mark.parametrize("refusal", [Forbidden("no")])
+@pytest.mark.parametrize("refusal", [Forbidden("no"), BadRequest("no"), NotFound("no")])
 async def test_where_resource_graph_is_forbidden_the_list_has_it_from_then_on(refusal: PollError):
     azure = Azure(graph=[refusal], lists=[{"value": [ROW]}, {"value": []}])
     discoverer = Discoverer(azure, Telemetry())
@@ -253,15 +255,34 @@ async def test_a_failure_of_resource_graph_is_one_and_no_reason_to_spend_the_lis
     assert azure.asked == ["graph"]
 
 
-async def test_resource_graph_is_left_alone_until_it_wants_to_be_asked_again():
-    azure = Azure(graph=[Throttled("slow down", retry_after=0.05), {"data": [ROW]}])
-    discoverer = Discoverer(azure, Telemetry())
-    for _ in range(2):
-        with pytest.raises(Throttled):
+@pytest.mark.parametrize("forbidden", [False, True], ids=["Resource Graph", "the list call"])
+async def test_who_is_throttled_is_left_alone_until_the_pause_is_over(forbidden: bool):
+    graph: list[object] = [Forbidden("no")] if forbidden else [Throttled("slow down", retry_after=300.0)]
+    graph.append({"data": [ROW]})
+    azure = Azure(graph=graph, lists=[Throttled("slow down", retry_after=300.0), {"value": [ROW]}])
+    now = 1000.0
+    discoverer = Discoverer(azure, Telemetry(), lambda: now)
+    for retry_after in (300.0, 1.0):
+        with pytest.raises(Throttled) as caught:
             await discoverer.find(SUBSCRIPTION, 1.0)
-    assert azure.asked == ["graph"]
-    await asyncio.sleep(0.06)
+        assert caught.value.retry_after == retry_after
+        now += 299.0
+    assert azure.asked == (["graph", "list"] if forbidden else ["graph"])
     assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
+
+
+async def test_a_refusal_of_resource_graph_is_logged_once_and_tried_again_by_the_hour(
+    caplog: pytest.LogCaptureFixture,
+):
+    azure = Azure(graph=[Forbidden("no"), Forbidden("no"), {"data": [ROW]}], lists=[{"value": [ROW]}] * 4)
+    now = 1000.0
+    discoverer = Discoverer(azure, Telemetry(), lambda: now)
+    with caplog.at_level("INFO"):
+        for seconds in (0.0, 3599.0, 1.0, 0.0, 3600.0):
+            now += seconds
+            assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
+    assert azure.asked == ["graph", "list", "list", "graph", "list", "list", "graph"]
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("page", [None, [], {}, {"data": None}, {"data": {}}, {"value": [ROW]}])

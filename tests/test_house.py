@@ -19,7 +19,7 @@ LAYERS = (
     {"exposition", "simulator.fleet"},
     {"discovery", "store"},
     {"azure.client", "families"},
-    {"azure.credential"},
+    {"azure.credential", "azure.turns"},
     {"azure.identity"},
     {"azure.budget", "azure.errors", "config", "telemetry"},
     {"azure.clouds", "azure.proxy", "duration", "log", "plan", "snapshot"},

@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import BadStatusLine
 from yarl import URL
 
 from exporter import __version__
-from exporter.azure.budget import Meter, remaining, retry_after
+from exporter.azure.budget import GRAPH_SECONDS, Meter, quota_rest, remaining, retry_after
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
 from exporter.azure.errors import (
@@ -43,6 +43,7 @@ from exporter.azure.errors import (
     parse_error,
 )
 from exporter.azure.proxy import proxy_for
+from exporter.azure.turns import Turns
 from exporter.scale_set import ScaleSet, resource_id
 from exporter.telemetry import Telemetry
 
@@ -105,6 +106,7 @@ class Client:
         self.endpoint = URL(cloud.endpoint)
         self.credential = credential
         self.telemetry = telemetry
+        self.graph_turns = Turns(GRAPH_SECONDS)
         self._scopes: dict[str, set[str]] = {}
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
@@ -135,7 +137,10 @@ class Client:
         return await call.answer(_Ask(self._url(path, API_VERSION)))
 
     async def graph(self, subscription_id: str, query: str, timeout_seconds: float, meter: Meter) -> Answer:
-        """Return what Resource Graph says to a Kusto query about a subscription; raises :class:`PollError`."""
+        """Return what Resource Graph says to a Kusto query about a subscription; raises :class:`PollError`.
+
+        Each request waits for its turn, which is no part of the timeout.
+        """
         url = self._url("/providers/Microsoft.ResourceGraph/resources", GRAPH_API_VERSION)
         options = {"resultFormat": "objectArray", "$top": GRAPH_ROWS}
         question = {"subscriptions": [subscription_id], "query": query, "options": options}
@@ -144,12 +149,14 @@ class Client:
             document = page.document if isinstance(page.document, dict) else {}
             token = document.get("$skipToken")
             if token is not None:
+                if not isinstance(token, str) or not token:
+                    raise _malformed(f"no text for a $skipToken: {one_line(str(token))}", page)
                 return _Ask(url, _encode({**question, "options": {**options, "$skipToken": token}}))
             if str(document.get("resultTruncated", "false")).lower() != "false":
                 raise _malformed("the rows are not all there, and nothing says how to get the others", page)
             return None
 
-        call = _Call(self, subscription_id, timeout_seconds, meter, b"")
+        call = _Call(self, subscription_id, timeout_seconds, meter, b"", turns=self.graph_turns)
         return await call.answer(_Ask(url, _encode(question)), go_on)
 
     def _url(self, path: str, api_version: str) -> URL:
@@ -173,12 +180,31 @@ class Client:
 class _Call:
     """One poll's round trip: requests, retries and pages under one deadline."""
 
-    __slots__ = ("_client", "_known", "_meter", "_silence", "_subscription_id", "_timeout", "_verdict")
+    __slots__ = (
+        "_client",
+        "_deadline",
+        "_known",
+        "_meter",
+        "_silence",
+        "_subscription_id",
+        "_timeout",
+        "_turns",
+        "_verdict",
+    )
 
     def __init__(
-        self, client: Client, subscription_id: str, timeout: float, meter: Meter, known: bytes
+        self,
+        client: Client,
+        subscription_id: str,
+        timeout: float,
+        meter: Meter,
+        known: bytes,
+        *,
+        turns: Turns | None = None,
     ) -> None:
         self._client = client
+        self._deadline = asyncio.timeout(timeout)
+        self._turns = turns
         self._known = known
         self._subscription_id = subscription_id
         self._timeout = timeout
@@ -194,7 +220,7 @@ class _Call:
         go_on = go_on or self._next
         known = self._known
         try:
-            async with asyncio.timeout(self._timeout):
+            async with self._deadline:
                 while then is not None:
                     if pages:
                         self._meter.spend()
@@ -253,7 +279,23 @@ class _Call:
         self._verdict = verdict
         return token
 
+    async def _take_turn(self, turns: Turns) -> None:
+        """Wait for our turn while the deadline stands still: it is not Azure that is slow."""
+        now = asyncio.get_running_loop().time
+        left = (self._deadline.when() or 0.0) - now()
+        self._deadline.reschedule(None)
+        try:
+            await turns.take()
+        finally:
+            self._deadline.reschedule(now() + left)
+
+    def _heed_quota(self, turns: Turns, headers: Mapping[str, str]) -> None:
+        quota = (headers.get(f"x-ms-user-quota-{name}") for name in ("remaining", "resets-after"))
+        turns.rest(quota_rest(*quota))
+
     async def _request(self, ask: _Ask, token: str) -> _Page:
+        if self._turns is not None:
+            await self._take_turn(self._turns)
         telemetry = self._client.telemetry
         status = "error"
         started = perf_counter()
@@ -268,11 +310,17 @@ class _Call:
             ) as response:
                 status = str(response.status)
                 self._client.heed(self._subscription_id, response.headers, self._meter)
+                if self._turns is not None:
+                    self._heed_quota(self._turns, response.headers)
                 if response.status == HTTPStatus.OK:
                     return await _decode(response, self._known)
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
+        except Throttled as throttled:
+            if self._turns is not None:
+                self._turns.rest(throttled.retry_after)
+            raise
         finally:
             telemetry.azure_requests.labels(self._subscription_id, status).inc()
             telemetry.azure_request_duration.observe(perf_counter() - started)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.azure.budget import remaining, retry_after
+from exporter.azure.budget import quota_rest, remaining, retry_after
 
 NOW = 1_445_412_480.0
 """Wed, 21 Oct 2015 07:28:00 GMT."""
@@ -142,3 +142,30 @@ def test_an_answer_speaks_of_no_more_than_sixteen_budgets():
 @given(st.lists(st.tuples(st.sampled_from([RESOURCE, "x-ms-ratelimit-remaining-reads"]), st.text())))
 def test_any_headers_say_something_or_nothing(headers: list[tuple[str, str]]):
     assert all(scope and requests >= 0 for scope, requests in remaining(headers))
+
+
+@pytest.mark.parametrize(
+    ("left", "resets_after", "seconds"),
+    [
+        ("14", "00:00:05", 0),
+        ("1", "00:00:05", 0),
+        ("0", "00:00:03", 3),
+        (" 0 ", " 00:01:02 ", 62),
+        ("0", "00:00:00", 0),
+        ("0", "99:59:59", 3600),
+        ("0", None, 5),
+        ("0", "", 5),
+        ("0", "3", 5),
+        ("0", "-00:00:03", 5),
+        ("0", "00:00:0٣", 5),
+        ("0", "0:0:3", 5),
+        (None, "00:00:03", 0),
+        ("", "00:00:03", 0),
+        ("-1", "00:00:03", 0),
+        ("x", "00:00:03", 0),
+    ],
+)
+def test_a_spent_quota_says_when_it_is_filled_again(
+    left: str | None, resets_after: str | None, seconds: float
+) -> None:
+    assert quota_rest(left, resets_after) == seconds

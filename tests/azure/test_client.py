@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 import time
+import tracemalloc
 import zlib
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -38,6 +39,7 @@ from exporter.azure.errors import (
     Unauthorized,
     Unreachable,
 )
+from exporter.azure.turns import Turns
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason
 from exporter.telemetry import Telemetry
@@ -252,9 +254,17 @@ class Azure:
     def left(self, scope: str, requests: int) -> None:
         self.remaining[scope] = requests
 
-    async def failure(self, timeout_seconds: float = 6.0) -> PollError:
+    async def ask(self, what: str, timeout_seconds: float = 6.0) -> Answer:
+        match what:
+            case "list":
+                return await self.client.scale_sets(SUBSCRIPTION, timeout_seconds, self)
+            case "graph":
+                return await self.client.graph(SUBSCRIPTION, "resources", timeout_seconds, self)
+        return await self.poll(timeout_seconds=timeout_seconds)
+
+    async def failure(self, timeout_seconds: float = 6.0, what: str = "history") -> PollError:
         with pytest.raises(PollError) as caught:
-            await self.poll(timeout_seconds=timeout_seconds)
+            await self.ask(what, timeout_seconds)
         text = str(caught.value)
         assert text.splitlines() == [text]
         assert len(text) < 1000
@@ -278,6 +288,7 @@ async def azure() -> AsyncIterator[Azure]:
         other.will(ok({"value": []}))
         telemetry, tokens = Telemetry(), Tokens()
         client = Client(cloud_at(server.url), tokens, telemetry, connections=8)
+        client.graph_turns = Turns(0.0)
         stack.push_async_callback(client.close)
         yield Azure(server, other, client, tokens, telemetry)
 
@@ -1181,6 +1192,129 @@ async def test_all_scale_sets_of_a_subscription_are_listed_page_by_page(azure: A
         f"{path}?api-version=2025-04-01",
         f"{path}?api-version=2025-04-01&$skiptoken=2",
     ]
+
+
+@pytest.mark.parametrize("token", [7, True, ["x"], {}, ""])
+async def test_a_skip_token_that_is_no_text_is_malformed(azure: Azure, token: object) -> None:
+    azure.server.will(ok({**ROWS, "$skipToken": token}))
+    failure = await azure.failure(what="graph")
+    assert type(failure) is Malformed
+    assert str(failure).startswith("no text for a $skipToken")
+    assert len(azure.server.requests) == 1
+
+
+async def test_resource_graph_has_no_links_to_follow(azure: Azure) -> None:
+    azure.server.will(ok({**ROWS, "nextLink": azure.other.url}))
+    await azure.ask("graph")
+    assert len(azure.server.requests) == 1
+    assert azure.other.connections == 0
+
+
+async def test_a_list_does_not_lead_elsewhere(azure: Azure) -> None:
+    azure.server.will(ok({"value": [], "nextLink": f"{azure.other.url}/"}))
+    assert type(await azure.failure(what="list")) is Malformed
+    assert azure.other.connections == 0
+
+
+@pytest.mark.parametrize("what", ["list", "graph"])
+@pytest.mark.parametrize(
+    ("reply", "kind", "attempts"),
+    [
+        pytest.param(http("307 Elsewhere", location="OTHER"), Malformed, 1, id="a redirect"),
+        pytest.param(ok("<html>"), Malformed, 1, id="HTML"),
+        pytest.param(ok('{"data": [], "value": []}'.encode("utf-16")), Malformed, 1, id="UTF-16"),
+        pytest.param(ok(b" " * 20 * MIB), Malformed, 1, id="20 MiB"),
+        pytest.param(ok(gzip.compress(b" " * 20 * MIB), content_encoding="gzip"), Malformed, 1, id="a bomb"),
+        pytest.param(hang(HALF), TimedOut, 3, id="half an answer"),
+        pytest.param(drip(ok(b" " * 1000)), TimedOut, 3, id="an answer byte by byte"),
+        pytest.param(hang(), TimedOut, 3, id="silence"),
+        pytest.param(cut(HALF), Malformed, 1, id="cut short"),
+        pytest.param(reset(), Unreachable, 3, id="a reset"),
+        pytest.param(http("500 Oops"), ServerError, 3, id="500"),
+        pytest.param(http("403 Forbidden"), Forbidden, 1, id="403"),
+        pytest.param(http("429 Too Many Requests"), Throttled, 1, id="429"),
+    ],
+)
+async def test_what_goes_for_histories_goes_for_scale_sets(
+    azure: Azure, what: str, reply: Reply, kind: type[PollError], attempts: int
+) -> None:
+    if isinstance(reply, bytes):
+        reply = reply.replace(b"OTHER", azure.other.url.encode())
+    azure.server.will(reply)
+    assert type(await azure.failure(0.3 if kind is TimedOut else 6.0, what)) is kind
+    assert 1 <= len(azure.server.requests) <= attempts
+    assert len(azure.spent) == len(azure.server.requests) - 1
+    assert azure.other.connections == 0
+
+
+async def test_a_query_is_sent_whole_with_another_token(azure: Azure) -> None:
+    azure.server.will(REFUSED, ok(ROWS))
+    await azure.ask("graph")
+    sent = [(request.headers["authorization"], request.body) for request in azure.server.requests]
+    assert [token for token, _ in sent] == ["Bearer token-1", "Bearer token-2"]
+    assert sent[0][1] == sent[1][1] != b""
+
+
+MORE = {**ROWS, "$skipToken": "more"}
+
+
+async def test_queries_keep_their_distance_pages_and_retries_too(azure: Azure) -> None:
+    azure.client.graph_turns = Turns(0.05)
+    azure.server.will(ok(MORE), http("500 Oops"), ok(ROWS))
+    started = time.monotonic()
+    await azure.ask("graph")
+    assert len(azure.server.requests) == 3
+    assert time.monotonic() - started >= 0.1
+
+
+async def test_waiting_for_a_turn_is_no_part_of_the_timeout(azure: Azure) -> None:
+    azure.client.graph_turns = Turns(0.6)
+    azure.server.will(ok(MORE), ok(ROWS))
+    assert len((await azure.ask("graph", timeout_seconds=0.5)).pages) == 2
+
+
+async def test_after_the_wait_for_a_turn_the_timeout_goes_on(azure: Azure) -> None:
+    azure.client.graph_turns = Turns(0.1)
+    azure.server.will(ok(MORE), hang())
+    async with asyncio.timeout(5):
+        assert type(await azure.failure(0.5, "graph")) is TimedOut
+
+
+async def test_a_spent_quota_is_waited_for(azure: Azure) -> None:
+    quota = {"x_ms_user_quota_remaining": "0", "x_ms_user_quota_resets_after": "00:00:01"}
+    azure.server.will(ok(MORE, **quota), ok(ROWS))
+    started = time.monotonic()
+    await azure.ask("graph")
+    assert time.monotonic() - started >= 0.9
+
+
+async def test_a_throttled_query_keeps_others_from_being_sent_but_no_poll(azure: Azure) -> None:
+    azure.server.will(http("429 Too Many Requests", retry_after="300"), ok({"value": []}))
+    await azure.failure(what="graph")
+    failure = await azure.failure(what="graph")
+    assert isinstance(failure, Throttled)
+    assert 290 < failure.retry_after <= 300
+    assert len(azure.server.requests) == 1
+    await azure.poll()
+    assert len(azure.server.requests) == 2
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("status", ["200 OK", "403 Forbidden"])
+async def test_a_bomb_that_comes_in_one_piece_takes_little_memory(
+    azure: Azure, encoding: str, status: str
+) -> None:
+    """500 MiB in a small body: the decoder must stop at the limit, not after it."""
+    zeros = zlib.compressobj(wbits=31 if encoding == "gzip" else 15)
+    body = b"".join(zeros.compress(bytes(MIB)) for _ in range(500)) + zeros.flush()
+    azure.server.will(http(status, body, content_encoding=encoding))
+    tracemalloc.start()
+    try:
+        await azure.failure()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * MIB
 
 
 async def test_what_is_left_of_budgets_is_shown_and_passed_on_good_answer_or_bad(azure: Azure) -> None:
