@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 QUERY = (
     "resources | where type =~ 'microsoft.compute/virtualmachinescalesets'"
     " | project id, name, location, tags, upgradePolicy = properties.upgradePolicy"
+    " | order by id asc"
 )
+"""Pages hang together only where the rows are in order and have their ids."""
 WITHOUT_GRAPH_SECONDS = 3600.0
 """For how long Resource Graph is not asked again where it was forbidden."""
 

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from exporter.simulator import graph
 from exporter.simulator.fleet import Fleet, ScaleSet, Upgrade
 from exporter.simulator.wire import to_json
 
@@ -30,10 +31,8 @@ Fault = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 _dump = json.JSONEncoder(separators=(",", ":")).encode
 _COMPUTE = ["providers", "microsoft.compute", "virtualmachinescalesets"]
 _GRAPH = "/providers/microsoft.resourcegraph/resources"
-_GRAPH_QUERY = (
-    "'microsoft.compute/virtualmachinescalesets'",
-    "project id, name, location, tags, upgradepolicy",
-)
+_GRAPH_ROWS = 1000
+"""Of a page, at most."""
 _JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 
 
@@ -81,6 +80,29 @@ def throttled_by_compute(operation: str, allowed: int, retry_after: int) -> Refu
         "details": [{"code": "TooManyRequests", "target": operation, "message": _dump(measured)}],
     }
     return Refused(429, body, {"Retry-After": str(retry_after)})
+
+
+def refused_by_graph(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> Refused:
+    """Say no as Resource Graph does: what is wrong stands in the details."""
+    now = datetime.now(UTC).isoformat()
+    error = {
+        "code": "RateLimiting" if code == "RateLimiting" else "BadRequest",
+        "message": "Please provide below info when asking for support: "
+        f"timestamp = {now}, correlationId = {uuid4()}.",
+        "details": [{"code": code, "message": message}],
+    }
+    return Refused(status, {"error": error}, headers)
+
+
+def throttled_by_graph(retry_after: int) -> Refused:
+    """Say no as Resource Graph does when the principal's quota is spent."""
+    message = (
+        "Client application has been throttled and should not attempt to repeat the request until an amount of time"
+        " has elapsed. Please see https://aka.ms/resourcegraph-throttling for help."
+    )
+    return refused_by_graph(429, "RateLimiting", message, {"Retry-After": str(retry_after)})
 
 
 def unauthorized(code: str, message: str, challenge: str) -> Refused:
@@ -186,8 +208,8 @@ class Simulator:
     holds at most. With ``enforce_budgets`` False the budget headers count down, but nothing is refused.
 
     For tests: ``gone`` holds the folded resource ids of scale sets that are not there at the moment, ``hidden`` the
-    subscriptions that the caller may not see; ``histories`` maps a folded resource id to the upgrades, or to the raw body, to answer with;
-    ``requests`` and ``most_concurrent`` count by folded path, without ``/osupgradehistory``.
+    subscriptions that the caller may not see; ``histories`` maps a folded resource id to the upgrades, or to the raw
+    body, to answer with; ``requests`` and ``most_concurrent`` count by folded path, without ``/osupgradehistory``.
     """
 
     def __init__(
@@ -226,12 +248,22 @@ class Simulator:
         self._rendered: dict[str, tuple[Sequence[Upgrade], list[str]]] = {}
 
     def fault(self, where: str, fault: Fault, times: float = math.inf) -> None:
-        """Answer the next so many requests whose folded path holds ``where`` with a fault."""
+        """Answer the next so many requests whose folded path holds ``where`` with a fault.
+
+        To Resource Graph's path, ``/subscriptions/<id>`` is added of each subscription that the query is about.
+        """
         self._scripts.append(_Script(where.lower(), fault, times))
 
     def heal(self) -> None:
         """Forget every scripted fault."""
         self._scripts.clear()
+
+    def add(self, scale_set: ScaleSet) -> None:
+        """Let a scale set appear that was never there."""
+        key = scale_set.resource_id.lower()
+        self._scale_sets[key] = scale_set
+        self._groups.add(key.rsplit("/", 4)[0])
+        self._members[scale_set.subscription_id].append(scale_set)
 
     def issue_token(self) -> str:
         """Return a new bearer token."""
@@ -259,11 +291,14 @@ class Simulator:
             self._in_flight[key] -= 1
 
     async def _fault_for(self, request: web.BaseRequest, path: str) -> web.StreamResponse | None:
+        where = path
+        if path == _GRAPH:
+            where += "".join(f"/subscriptions/{each}" for each in _subscriptions(await request.read()))
         for script in self._scripts:
-            if script.where in path and script.times > 0:
+            if script.where in where and script.times > 0:
                 script.times -= 1
                 return await script.fault(request)
-        if path.startswith("/subscriptions/") and self._random.random() < self.faults:
+        if path.startswith(("/subscriptions/", _GRAPH)) and self._random.random() < self.faults:
             return await self._random.choice(FAULTS)(request)
         return None
 
@@ -347,7 +382,7 @@ class Simulator:
         return [each for each in self._members[subscription] if each.resource_id.lower() not in self.gone]
 
     def _graph(self, sent: bytes, now: float, headers: dict[str, str]) -> bytes:
-        """Answer the one question to Resource Graph that anyone here asks: which scale sets there are.
+        """Answer a query of Resource Graph.
 
         https://learn.microsoft.com/rest/api/azureresourcegraph/resourcegraph/resources/resources
         """
@@ -355,36 +390,18 @@ class Simulator:
         headers["x-ms-user-quota-remaining"] = str(max(0, int(left)))
         headers["x-ms-user-quota-resets-after"] = "00:00:05"
         if left < 0 and self.enforce_budgets:
-            message = "Client application has been throttled and should not attempt to repeat the request."
-            raise refused(429, "RateLimiting", message, {"Retry-After": "5"})
+            raise throttled_by_graph(retry_after=5)
+        known = [each for each in _subscriptions(sent) if each in self._members]
+        if not known:
+            message = "There must be at least one subscription that is eligible to contain resources."
+            raise refused_by_graph(400, "NoValidSubscriptionsInQueryRequest", message)
+        asked = json.loads(sent)
+        seen = [each for owner in known if owner not in self.hidden for each in self._present(owner)]
         try:
-            asked = json.loads(sent)
-            query, options = str(asked["query"]).lower(), asked.get("options", {})
-            subscriptions = [str(each).lower() for each in asked["subscriptions"]]
-            start, size = int(options.get("$skipToken", 0)), int(options.get("$top", 100))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise refused(400, "BadRequest", "Please provide below info when asking for support.") from None
-        if not all(word in query for word in _GRAPH_QUERY):
-            raise refused(400, "InvalidQuery", "The simulated Resource Graph knows only of scale sets.")
-        rows = [
-            _row(scale_set)
-            for subscription in subscriptions
-            if subscription in self._members and subscription not in self.hidden
-            for scale_set in self._present(subscription)
-        ]
-        end = start + min(size, self.page_size, 1000)
-        page = rows[start:end]
-        answer: dict[str, object] = {
-            "totalRecords": len(rows),
-            "count": len(page),
-            "data": page,
-            "facets": [],
-        }
-        if end < len(rows):
-            answer |= {"resultTruncated": "true", "$skipToken": str(end)}
-        else:
-            answer["resultTruncated"] = "false"
-        return _dump(answer).encode()
+            rows = graph.run(str(asked.get("query")), [_resource(each) for each in seen])
+            return _graph_page(rows, asked.get("options") or {}, self.page_size)
+        except graph.InvalidQuery as error:
+            raise refused_by_graph(400, "InvalidQuery", f"Query is invalid: {error}") from None
 
     def _find(self, key: str, asked: str) -> ScaleSet:
         group, name = asked.split("/")[4], asked.split("/")[8]  # ARM repeats them as they were spelled
@@ -476,15 +493,41 @@ def _upgrade_policy(scale_set: ScaleSet) -> dict[str, object]:
     return {"mode": "Rolling", "automaticOSUpgradePolicy": automatic}
 
 
-def _row(scale_set: ScaleSet) -> dict[str, object]:
-    """Render a scale set as Resource Graph projects it."""
-    return {
-        "id": scale_set.resource_id,
-        "name": scale_set.name,
-        "location": scale_set.location,
-        "tags": dict(scale_set.tags),
-        "upgradePolicy": _upgrade_policy(scale_set),
+def _subscriptions(sent: bytes) -> list[str]:
+    """Return the subscriptions that a query of Resource Graph is about, folded."""
+    try:
+        asked = json.loads(sent)
+    except ValueError:
+        return []
+    subscriptions = asked.get("subscriptions") if isinstance(asked, dict) else None
+    return [str(each).lower() for each in subscriptions] if isinstance(subscriptions, list) else []
+
+
+def _graph_page(rows: Sequence[graph.Row], options: Mapping[str, object], page_size: int) -> bytes:
+    """Render the rows that the options ask for; only rows that have their ids go on to a next page."""
+    top, start = options.get("$top", 100), options.get("$skipToken", "0")
+    if (
+        options.get("resultFormat", "objectArray") != "objectArray"
+        or not isinstance(top, int)
+        or not 1 <= top <= _GRAPH_ROWS
+        or not isinstance(start, str)
+        or not start.isdecimal()
+    ):
+        raise refused_by_graph(
+            400, "InvalidQueryOptions", "The simulated Resource Graph does not know these."
+        )
+    end = int(start) + min(top, page_size)
+    page, whole = rows[int(start) : end], end >= len(rows)
+    answer: dict[str, object] = {
+        "totalRecords": len(rows),
+        "count": len(page),
+        "data": page,
+        "facets": [],
+        "resultTruncated": "false" if whole else "true",
     }
+    if not whole and all(row.get("id") for row in rows):
+        answer["$skipToken"] = str(end)
+    return _dump(answer).encode()
 
 
 def _resource(scale_set: ScaleSet) -> dict[str, object]:

@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import aiohttp
@@ -593,15 +593,87 @@ async def test_a_scale_set_that_is_gone_is_in_no_list_and_not_found(azure: Azure
     assert (await graph(azure, [owner]))[1]["totalRecords"] == 6
 
 
-@pytest.mark.parametrize("query", ["resources", "resources | project id"])
-async def test_resource_graph_refuses_what_it_does_not_understand(azure: Azure, query: str):
-    status, body, _ = await graph(azure, [azure.web.subscription_id], query)
-    assert (status, body["error"]["code"]) == (400, "InvalidQuery")
+async def test_a_scale_set_that_is_added_is_in_every_list_and_has_a_history(azure: Azure):
+    owner = azure.web.subscription_id
+    new = replace(azure.web, resource_group="rg-new", name="new")
+    azure.simulator.add(new)
+    assert (await graph(azure, [owner]))[1]["totalRecords"] == 7
+    assert len((await azure.get(f"/subscriptions/{owner}/{COMPUTE}"))[1]["value"]) == 7
+    assert (await azure.history(new))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "code"),
+    [
+        ("resources | take 1", {}, "InvalidQuery"),
+        ("resources", {"$top": 0}, "InvalidQueryOptions"),
+        ("resources", {"$top": 1001}, "InvalidQueryOptions"),
+        ("resources", {"$skipToken": "x"}, "InvalidQueryOptions"),
+        ("resources", {"$skipToken": 1}, "InvalidQueryOptions"),
+        ("resources", {"resultFormat": "table"}, "InvalidQueryOptions"),
+    ],
+)
+async def test_resource_graph_refuses_what_it_does_not_understand(
+    azure: Azure, query: str, options: dict[str, Any], code: str
+):
+    status, body, _ = await graph(azure, [azure.web.subscription_id], query, options)
+    assert (status, body["error"]["code"]) == (400, "BadRequest")
+    assert body["error"]["details"][0]["code"] == code
+
+
+async def test_resource_graph_refuses_a_query_about_no_subscription_that_there_is(azure: Azure):
+    for subscriptions in ([], [GONE]):
+        status, body, _ = await graph(azure, subscriptions)
+        assert status == 400
+        assert body["error"]["details"][0]["code"] == "NoValidSubscriptionsInQueryRequest"
+
+
+async def test_rows_without_their_ids_go_on_to_no_next_page(azure: Azure):
+    _, body, _ = await graph(azure, [azure.web.subscription_id], "resources | project name", {"$top": 2})
+    assert (body["count"], body["resultTruncated"], "$skipToken" in body) == (2, "true", False)
 
 
 async def test_resource_graph_grants_fifteen_questions_in_five_seconds(azure: Azure):
-    statuses = [(await graph(azure, []))[0] for _ in range(16)]
-    assert statuses == [200] * 15 + [429]
+    answers = [await graph(azure, [azure.web.subscription_id]) for _ in range(16)]
+    assert [status for status, _, _ in answers] == [200] * 15 + [429]
+    _, body, headers = answers[-1]
+    assert (body["error"]["code"], headers["Retry-After"]) == ("RateLimiting", "5")
+    azure.clock[0] += 5
+    assert (await graph(azure, [azure.web.subscription_id]))[0] == 200
+
+
+async def test_a_fault_may_be_scripted_for_resource_graph_and_one_subscription(azure: Azure):
+    one, other = azure.simulator.fleet.subscriptions
+    azure.simulator.fault(f"resourcegraph/resources/subscriptions/{one}", answering(403))
+    async with azure.session.post(
+        f"{azure.base_url}{GRAPH}",
+        params={"api-version": "2022-10-01"},
+        json={"subscriptions": [one]},
+        headers=azure.headers,
+    ) as response:
+        assert response.status == 403
+    assert (await graph(azure, [other]))[0] == 200
+    assert (await azure.get(f"/subscriptions/{one}/{COMPUTE}"))[0] == 200
+
+
+async def test_a_fault_may_be_scripted_for_the_list_call_of_one_subscription(azure: Azure):
+    one, other = azure.simulator.fleet.subscriptions
+    azure.simulator.fault(f"{one}/{COMPUTE}", answering(403, b"{}"))
+    assert (await azure.get(f"/subscriptions/{one}/{COMPUTE}"))[0] == 403
+    assert (await azure.get(f"/subscriptions/{other}/{COMPUTE}"))[0] == 200
+    assert (await graph(azure, [one]))[0] == 200
+    assert (await azure.history())[0] == 200
+
+
+async def test_random_faults_befall_resource_graph_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("exporter.simulator.server.FAULTS", (answering(503),))
+    simulator = Simulator(Fleet(epoch=EPOCH), faults=1.0)
+    async with (
+        running(simulator) as base_url,
+        aiohttp.ClientSession() as session,
+        session.post(base_url + GRAPH) as response,
+    ):
+        assert response.status == 503
 
 
 async def test_the_official_client_lists_a_subscription(azure: Azure) -> None:
