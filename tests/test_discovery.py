@@ -1,12 +1,21 @@
 """Which scale sets there are, and which of them are wanted."""
 
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import stamina
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.azure.client import Answer, Client
+from exporter.azure.client import ATTEMPTS, Answer, Client
+from exporter.azure.clouds import Cloud
+from exporter.azure.credential import Credential
 from exporter.azure.errors import (
     BadRequest,
     Forbidden,
@@ -15,11 +24,27 @@ from exporter.azure.errors import (
     PollError,
     ServerError,
     Throttled,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
 )
-from exporter.config import Discovery
+from exporter.azure.turns import Turns
+from exporter.config import Discovery, ManagedIdentity
 from exporter.discovery import QUERY, Discoverer, Found, merge, parse_rows, select
 from exporter.families import FAMILIES, render
 from exporter.scale_set import ScaleSet, Source
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.server import (
+    Fault,
+    Simulator,
+    answering,
+    hanging,
+    refused,
+    refusing,
+    reset,
+    running,
+    throttled_by_graph,
+)
 from exporter.snapshot import Snapshot
 from exporter.telemetry import Telemetry
 
@@ -324,3 +349,149 @@ async def test_absurd_fields_are_counted_by_their_path():
         for field in ("data[].id", "data[].tags")
     ]
     assert counted == [1.0, 1.0]
+
+
+# --- The search of a simulated Azure, over HTTP
+
+
+@dataclass
+class World:
+    """A simulated Azure and a discoverer whose clock stands still until it is told to move."""
+
+    simulator: Simulator
+    discoverer: Discoverer
+    now: list[float]
+
+    @property
+    def owner(self) -> str:
+        return self.simulator.fleet.subscriptions[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the scale sets that there were in the beginning."""
+        return sorted(
+            each.name for each in self.simulator.fleet.scale_sets if each.subscription_id == self.owner
+        )
+
+    async def find(self) -> list[str]:
+        return sorted(each.name for each in await self.discoverer.find(self.owner, 5.0))
+
+    def break_(self, fault: Fault, *, graph: bool, times: float = math.inf) -> None:
+        """Let a fault befall Resource Graph, or the list call with Resource Graph forbidden."""
+        if graph:
+            self.simulator.fault("microsoft.resourcegraph", fault, times)
+        else:
+            self.simulator.fault("microsoft.resourcegraph", FORBIDDEN)
+            self.simulator.fault(f"{self.owner}/providers/microsoft.compute", fault, times)
+
+
+async def nothing(_: object) -> None:
+    """Leave the answer to Azure."""
+
+
+FORBIDDEN = refusing(refused(403, "AuthorizationFailed", "The client does not have authorization."))
+BOTH = pytest.mark.parametrize("graph", [True, False], ids=["Resource Graph", "the list call"])
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    simulator = Simulator(Fleet(epoch=time.time() - 1), enforce_budgets=False)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(running(simulator))
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"{url}/token")
+        monkeypatch.setenv("IDENTITY_HEADER", "simulator")
+        stack.enter_context(stamina.set_testing(True, attempts=ATTEMPTS, cap=True))
+        cloud, telemetry, now = Cloud("custom", url, url, url), Telemetry(), [1000.0]
+        credential = Credential(ManagedIdentity(), cloud, telemetry)
+        stack.push_async_callback(credential.close)
+        client = Client(cloud, credential, telemetry, connections=4)
+        client.graph_turns = Turns(0.0)
+        stack.push_async_callback(client.close)
+        yield World(simulator, Discoverer(client, telemetry, lambda: now[0]), now)
+
+
+@BOTH
+@pytest.mark.parametrize("page_size", [1, 2, 5, 6, 1000])
+async def test_either_tells_of_every_scale_set_whole(world: World, page_size: int, graph: bool):
+    world.simulator.page_size = page_size
+    world.break_(nothing, graph=graph)
+    assert set(await world.discoverer.find(world.owner, 5.0)) == {
+        Found(
+            each.subscription_id,
+            each.resource_group,
+            each.name,
+            each.location,
+            each.tags,
+            each.automatic_upgrade,
+        )
+        for each in world.simulator.fleet.scale_sets
+        if each.subscription_id == world.owner
+    }
+
+
+@BOTH
+async def test_who_appears_or_disappears_does_so_in_the_next_search(world: World, graph: bool):
+    world.break_(nothing, graph=graph)
+    web = world.simulator.fleet.scale_sets[0]
+    assert await world.find() == world.names
+    world.simulator.gone.add(web.resource_id.lower())
+    world.simulator.add(replace(web, name="new"))
+    assert await world.find() == sorted({*world.names, "new"} - {web.name})
+    world.simulator.gone.clear()
+    assert await world.find() == sorted([*world.names, "new"])
+
+
+async def test_a_subscription_that_may_not_be_seen_is_forbidden_and_not_empty(world: World):
+    world.simulator.hidden.add(world.owner)
+    with pytest.raises(Forbidden):
+        await world.find()
+
+
+async def test_a_subscription_that_does_not_exist_is_not_found(world: World):
+    with pytest.raises(NotFound):
+        await world.discoverer.find(OTHER, 5.0)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        pytest.param(refusing(refused(500, "InternalServerError", "Oops.")), ServerError, id="500"),
+        pytest.param(answering(502, b"<html>", {}), ServerError, id="502"),
+        pytest.param(reset, Unreachable, id="a reset"),
+        pytest.param(hanging(60), TimedOut, id="silence"),
+        pytest.param(refusing(throttled_by_graph(300)), Throttled, id="429"),
+        pytest.param(refusing(refused(401, "InvalidAuthenticationToken", "No.")), Unauthorized, id="401"),
+        pytest.param(answering(200, b"<html>Sign in</html>"), Malformed, id="HTML"),
+        pytest.param(answering(200, b"{}"), Malformed, id="an empty object"),
+        pytest.param(answering(200, b'{"data": {}, "value": {}}'), Malformed, id="an object for a list"),
+        pytest.param(
+            answering(200, b'{"data": [], "value": [], "$skipToken": 1, "nextLink": 1}'),
+            Malformed,
+            id="links",
+        ),
+        pytest.param(answering(302, headers={"Location": "/"}), Malformed, id="a redirect"),
+    ],
+)
+@pytest.mark.parametrize("page", [1, 2], ids=["first page", "second page"])
+async def test_a_search_that_fails_finds_nothing_and_says_why(
+    world: World, fault: Fault, kind: type[PollError], page: int, graph: bool
+):
+    """Half a listing is no smaller fleet."""
+    world.simulator.page_size = 3
+    asked = 0
+
+    async def at_last(request: web.BaseRequest) -> web.StreamResponse | None:
+        nonlocal asked
+        asked += 1
+        return await fault(request) if asked >= page else None
+
+    world.break_(at_last, graph=graph)
+    with pytest.raises(PollError) as caught:
+        await world.discoverer.find(world.owner, 0.3 if kind is TimedOut else 5.0)
+    assert type(caught.value) is kind
+    assert asked >= page
+    world.simulator.heal()
+    world.now[0] += 3600.0
+    if kind is not Throttled:
+        assert await world.find() == world.names
