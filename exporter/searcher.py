@@ -49,6 +49,11 @@ class Searcher:
             self._tasks[subscription_id] = task
             task.add_done_callback(partial(self._ended, subscription_id))
 
+    @property
+    def under_way(self) -> tuple[str, ...]:
+        """The subscriptions that are being searched."""
+        return tuple(self._tasks)
+
     async def stop(self, subscription_ids: Iterable[str]) -> None:
         """Break off the searches of these subscriptions, and wait until they have stopped."""
         tasks = [self._tasks[key] for key in subscription_ids if key in self._tasks]
@@ -58,7 +63,7 @@ class Searcher:
 
     async def stop_all(self) -> None:
         """Break off all searches."""
-        await self.stop(tuple(self._tasks))
+        await self.stop(self.under_way)
 
     async def forget(self, subscription_id: str) -> None:
         """Search a subscription no more, and know of nothing in it."""
@@ -80,19 +85,18 @@ class Searcher:
 
     async def _run(self, subscription_id: str) -> None:
         try:
-            found = await self.discoverer.find(subscription_id, self.timeout_seconds)
+            self.found[subscription_id] = await self.discoverer.find(subscription_id, self.timeout_seconds)
+            await self._tell()
         except PollError as error:
             self._failed(subscription_id, error)
         except Exception:
-            # Ours to mend; but what was known must stay, and the next search must come.
+            # Ours to mend; but the next search must come, and nobody wait for this one.
             log.exception("defect in a search", extra=fields(subscription_id=subscription_id))
             self._failed(subscription_id, Malformed("a defect of the exporter, see its log"))
         else:
             self._telemetry.discovery_last_success_timestamp.labels(subscription_id).set(time())
             if self._failing.pop(subscription_id, None) is not None:
                 log.info("discovery succeeds again", extra=fields(subscription_id=subscription_id))
-            self.found[subscription_id] = found
-            await self._tell()
         self.awaited.discard(subscription_id)
 
     def _failed(self, subscription_id: str, error: PollError) -> None:
