@@ -5,7 +5,6 @@ Knows nothing of Azure's answers, schedules or metrics, and opens no file but th
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -15,51 +14,26 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PlainSerializer,
     PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from exporter.azure.clouds import CLOUDS, Cloud
-from exporter.document import Document, Fault, Location, Yaml, parse, shown
+from exporter.document import Document, Fault, Location, Yaml, shown
 from exporter.duration import A_DURATION, format_duration, parse_duration
 from exporter.scale_set import ScaleSet
+from exporter.settings import ConfigError, File, Section, Text, Truth, in_our_words, must_be, read, validated
 
-
-class ConfigError(Exception):
-    """The configuration cannot be used; ``faults`` says why, a line each, in the order of the file."""
-
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
+__all__ = ["Config", "ConfigError", "load"]
 
 # --- Types of settings: each says in its own words what it must be
 
 
 _Key = TypeVar("_Key", bound=str)
-
-
-def _must_be(what: str) -> WrapValidator:
-    """Whatever makes a value unfit, say ``must be <what>, not <the value>``."""
-
-    def check(given: object, validate: ValidatorFunctionWrapHandler) -> object:
-        try:
-            return validate(given)
-        except ValidationError:
-            raise ValueError(f"must be {what}, not {shown(given)}") from None
-
-    return WrapValidator(check)
 
 
 def _seconds(given: object) -> object:
@@ -106,59 +80,35 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _beside_configuration(path: Path, info: ValidationInfo) -> Path:
-    if path == Path():
-        raise ValueError
-    return info.context / path if isinstance(info.context, Path) else path
-
-
 Duration = Annotated[
-    float, Field(gt=0), _must_be(A_DURATION), BeforeValidator(_seconds), PlainSerializer(format_duration)
+    float, Field(gt=0), must_be(A_DURATION), BeforeValidator(_seconds), PlainSerializer(format_duration)
 ]
-Text = Annotated[str, Field(min_length=1), _must_be("some text")]
 Table = Annotated[Mapping[_Key, Text], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 Pattern = Annotated[
     re.Pattern[str],
-    _must_be("a regular expression"),
+    must_be("a regular expression"),
     BeforeValidator(_pattern),
     PlainSerializer(lambda pattern: pattern.pattern),
 ]
 Url = Annotated[Text, AfterValidator(_url)]
 BaseUrl = Annotated[Url, AfterValidator(lambda url: url.rstrip("/"))]
-File = Annotated[Path, AfterValidator(_beside_configuration), _must_be("the name of a file")]
-"""A relative name starts at the directory of the configuration file, as it does in Prometheus."""
 SubscriptionId = Annotated[
     str,
     Field(pattern=r"^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"),
     AfterValidator(str.lower),
-    _must_be("a UUID such as 00000000-0000-0000-0000-000000000000"),
+    must_be("a UUID such as 00000000-0000-0000-0000-000000000000"),
 ]
-EntraId = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]+$"), _must_be("a UUID or domain name")]
-LabelName = Annotated[str, Field(pattern=r"^[0-9A-Za-z_]+$"), _must_be("letters, digits and underscores")]
+EntraId = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]+$"), must_be("a UUID or domain name")]
+LabelName = Annotated[str, Field(pattern=r"^[0-9A-Za-z_]+$"), must_be("letters, digits and underscores")]
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
 AzureName = Annotated[
     str,
     Field(pattern=r"^[-\w.()]*[-\w()]$", max_length=90),
-    _must_be('1 to 90 letters, digits, "-", "_", ".", "(" or ")" that do not end with "."'),
+    must_be('1 to 90 letters, digits, "-", "_", ".", "(" or ")" that do not end with "."'),
 ]
 
 
 # --- The model
-
-
-class Section(BaseModel):
-    """A mapping of settings, any of which may be left empty to mean its default. Immutable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_the_empty(cls, given: object) -> object:
-        if not isinstance(given, dict):
-            return given
-        return {
-            key: value for key, value in given.items() if value is not None or key not in cls.model_fields
-        }
 
 
 class CustomCloud(Section):
@@ -255,9 +205,9 @@ class Polling(Section):
     """For one poll, retries included."""
     max_age: Duration = 3600.0
     """How long the last good answer is served while polls fail."""
-    concurrency: Annotated[int, Field(ge=1, le=1000), _must_be("a whole number from 1 to 1000")] = 64
+    concurrency: Annotated[int, Field(ge=1, le=1000), must_be("a whole number from 1 to 1000")] = 64
     """Polls in flight, all subscriptions together."""
-    budget_share: Annotated[float, Field(gt=0, le=1), _must_be("a number above 0, at most 1")] = 0.5
+    budget_share: Annotated[float, Field(gt=0, le=1), must_be("a number above 0, at most 1")] = 0.5
     """Of the calls that Azure grants a subscription, the share that all our shards together may spend."""
 
 
@@ -268,7 +218,7 @@ class NamedScaleSet(Section):
     name: AzureName
     interval: Duration | None = None
     """Seconds between two polls at rest; None: ``polling.interval``."""
-    labels: Table[LabelName] = {}
+    labels: Table[LabelName] = {}  # noqa: RUF012 - pydantic copies it
     """Become ``label_*`` of ``azure_vmss_os_upgrade_scale_set_info``."""
 
 
@@ -279,9 +229,9 @@ class Discovery(Section):
     """Seconds between two searches."""
     resource_groups: tuple[Pattern, ...] = ()
     """One of these matches the whole resource group (``fullmatch``), in any case; empty: every group."""
-    tags: Table[Text] = {}
+    tags: Table[Text] = {}  # noqa: RUF012 - pydantic copies it
     """It bears all of these tags with these values."""
-    only_automatic_upgrade: Annotated[bool, _must_be("true or false")] = True
+    only_automatic_upgrade: Truth = True
     """Azure upgrades it by itself (``enableAutomaticOSUpgrade``)."""
     tag_labels: tuple[Text, ...] = ()
     """Not a condition: the tags that become ``tag_*`` of ``azure_vmss_os_upgrade_scale_set_info``."""
@@ -362,12 +312,6 @@ SECTIONS: Final[Mapping[Location, type[Section]]] = {
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml, where it is, takes a fifth of the time
 _SENDING_SECRETS: Final = ("client_secret", "client_certificate", "workload_identity")
 """Kinds of credentials that send the authority what others must not see; azure-identity refuses them plain http."""
-_WORDS: Final = {
-    "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
-    "model_attributes_type": "must be a mapping",
-    "tuple_type": "must be a list",
-}
 
 
 def load(path: Path) -> Config:
@@ -375,52 +319,25 @@ def load(path: Path) -> Config:
 
     Raises ConfigError with all its faults, each with file, line and path, and OSError where it cannot be read.
     """
-    document = parse(path.read_bytes())
-    if isinstance(document, Fault):
-        raise ConfigError((f"{path}:{document}",))
-    faults = [*document.faults, *_contradictions(document)]
-    config = None
-    try:
-        config = Config.model_validate(document.root, context=path.parent)
-    except ValidationError as error:
-        known = {(fault.line, fault.where) for fault in faults}
-        said = (_said(detail) for detail in error.errors(include_url=False))
-        faults += (
-            Fault(document.line(where), where, what)
-            for where, what in said
-            if (document.line(where), where) not in known
-        )
-    if config is None or faults:
-        raise ConfigError(tuple(f"{path}:{fault}" for fault in sorted(faults, key=lambda fault: fault.line)))
-    return config
+    document = read(path)
+    return validated(document, path, Config, _said, _contradictions(document))
 
 
 def _said(detail: ErrorDetails) -> tuple[Location, str]:
     """Return where one of pydantic's faults is, and say it in our words."""
     where, kind, given = detail["loc"], detail["type"], detail["input"]
+    if where[:1] != ("credential",):
+        return in_our_words(detail, SECTIONS)
     if kind.startswith("union_tag"):
         kinds = ", ".join(str(section[1]) for section in SECTIONS if section[:1] == ("credential",))
         return (*where, "kind"), f"must be one of {kinds}, not {shown(given.get('kind'))}"
-    if kind == "missing":
-        what = "is required"
-    elif kind == "extra_forbidden":
-        what = _unknown_key(str(where[-1]), tuple(step for step in where[:-1] if isinstance(step, str)))
-    elif kind == "value_error":
-        what = str(detail["ctx"]["error"])
-    else:
-        what = f"{_WORDS.get(kind, detail['msg'])}, not {shown(given)}"
-    if where[:1] == ("credential",):
-        where = where[:1] + where[2:]  # pydantic puts the kind in between
-    return where[:-1] if where[-1:] == ("[key]",) else where, what
-
-
-def _unknown_key(key: str, section: Location) -> str:
-    if section[:1] == ("credential",) and any(
-        key in kind.model_fields for kind in get_args(CredentialConfig)
+    if kind == "extra_forbidden" and any(
+        where[-1] in kind.model_fields for kind in get_args(CredentialConfig)
     ):
-        return f"is not for the kind {section[1]}"
-    close = get_close_matches(key, SECTIONS[section].model_fields, n=1)
-    return f"is not known, did you mean {close[0]}?" if close else "is not known"
+        what = f"is not for the kind {where[1]}"
+    else:
+        what = in_our_words(detail, SECTIONS)[1]
+    return where[:1] + where[2:], what  # pydantic puts the kind in between
 
 
 def _contradictions(document: Document) -> Iterator[Fault]:

@@ -26,13 +26,13 @@ from exporter.config import (
     ManagedIdentity,
     NamedScaleSet,
     Polling,
-    Section,
     Subscription,
     WorkloadIdentity,
     load,
     tag_label,
 )
 from exporter.scale_set import ScaleSet
+from exporter.settings import Section
 
 Write: TypeAlias = Callable[[str | bytes], Path]
 
