@@ -1,23 +1,31 @@
 """The HTTP surface: metrics, probes, the configuration in force and the landing page.
 
-Knows nothing of polls: what it serves comes from the exposition and from the ``Status`` that the daemon gives.
+Knows nothing of polls: what it serves comes from the exposition and from the ``Status`` that the daemon gives. Who may
+come in is the gate's to say, and what a connection may take stands in ``connections``.
 """
 
+import asyncio
 import html
+import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from time import perf_counter
 from typing import Protocol
 
 from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from exporter import __version__
 from exporter.address import Address
+from exporter.connections import Connection, Connections, Limits
 from exporter.exposition import Exposition, Format
+from exporter.gate import Gate
 from exporter.telemetry import Telemetry
 
 CHUNK_BYTES = 128 * 1024
-"""How much of a scrape is written at once: large enough to be quick, small enough not to hold up the loop."""
+"""How much of a scrape is written at once: large enough to be quick, small enough not to hold up the loop, nor to hold
+much memory while a slow reader leaves it unread."""
 
 
 class Status(Protocol):
@@ -127,21 +135,26 @@ async def _stream(request: web.Request, headers: dict[str, str], pieces: list[by
     await response.prepare(request)
     if request.method == hdrs.METH_HEAD:
         return response
-    for chunk in chunks(pieces):
-        await response.write(chunk)
+    with suppress(ConnectionError):  # whoever asked has gone, or was cut off
+        for chunk in chunks(pieces):
+            await response.write(chunk)
     return response
 
 
-def chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small pieces to chunks of about ``CHUNK_BYTES``."""
+def chunks(pieces: Iterable[bytes]) -> Iterator[bytes | memoryview]:
+    """Join small pieces to chunks of at most ``CHUNK_BYTES``, and cut large ones into such."""
     gathered: list[bytes] = []
     length = 0
     for piece in pieces:
-        gathered.append(piece)
-        length += len(piece)
-        if length >= CHUNK_BYTES:
+        if gathered and length + len(piece) > CHUNK_BYTES:
             yield b"".join(gathered)
             gathered, length = [], 0
+        if len(piece) >= CHUNK_BYTES:
+            whole = memoryview(piece)
+            yield from (whole[start : start + CHUNK_BYTES] for start in range(0, len(piece), CHUNK_BYTES))
+        else:
+            gathered.append(piece)
+            length += len(piece)
     if gathered:
         yield b"".join(gathered)
 
@@ -170,11 +183,79 @@ def _counting(telemetry: Telemetry) -> Middleware:
     return count
 
 
-class Server:
-    """Serves an application on some addresses."""
+def _guarding(gate: Gate, limits: Limits) -> Middleware:
+    """Let in whom the gate lets in, and tell the connection of each request."""
 
-    def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        if transport is None:
+            return web.Response()  # whoever asked has gone
+        connection = transport.get_protocol()
+        assert isinstance(connection, Connection)  # noqa: S101 - Server makes no other
+        connection.began()
+        try:
+            response = await admitted(request, transport) or await handler(request)
+        finally:
+            connection.ended()
+        if connection.retired:
+            response.force_close()
+        return response
+
+    async def admitted(request: web.Request, transport: asyncio.Transport) -> web.Response | None:
+        if (request.content_length or 0) > limits.request_bytes:
+            raise web.HTTPRequestEntityTooLarge(limits.request_bytes, request.content_length or 0)
+        resource = request.match_info.route.resource
+        refusal = await gate.refusal(
+            "" if resource is None else resource.canonical,
+            request.headers.get(hdrs.AUTHORIZATION),
+            transport.get_extra_info("peercert"),
+        )
+        if refusal is None:
+            return None
+        return web.Response(status=refusal.status, text=refusal.text, headers=dict(refusal.headers))
+
+    return guard
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a fault is not the client's: who sends what is no HTTP has been told, and must not fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log_of_requests = logging.getLogger(f"{__name__}.requests")
+_log_of_requests.addFilter(_is_ours)
+
+
+class Server:
+    """Serves an application on some addresses, to whom the gate lets in."""
+
+    def __init__(self, app: web.Application, gate: Gate | None = None, limits: Limits | None = None) -> None:
+        self._gate = gate = gate or Gate()
+        limits = limits or Limits()
+
+        async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+            for name, value in gate.headers.items():
+                response.headers.setdefault(name, value)
+
+        app.middlewares.append(_guarding(gate, limits))
+        app.on_response_prepare.append(add_headers)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            logger=_log_of_requests,
+            keepalive_timeout=limits.idle_seconds,
+            lingering_time=1.0,
+            auto_decompress=False,
+        )
+        self._connections = Connections(self._serve, lambda: gate.context, limits)
+        self._listeners: list[asyncio.Server] = []
+
+    def _serve(self) -> asyncio.Protocol:
+        assert self._runner.server is not None  # noqa: S101 - it listens only after the setup
+        return self._runner.server()
 
     async def start(self, addresses: Iterable[Address]) -> list[str]:
         """Listen; return the addresses as ``host:port``, the ports that were picked filled in.
@@ -182,16 +263,32 @@ class Server:
         Raises ``OSError``, with a text that names the address, where one cannot be had.
         """
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         for address in addresses:
             try:
-                await web.TCPSite(self._runner, address.host, address.port).start()
+                listener = await loop.create_server(self._connections, address.host, address.port)
             except OSError as error:
                 raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
-        return [str(Address(host, port)) for host, port, *_ in self._runner.addresses]
+            self._listeners.append(listener)
+        bound = (socket.getsockname() for listener in self._listeners for socket in listener.sockets)
+        return [str(Address(host, port)) for host, port, *_ in bound]
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    async def refresh(self) -> None:
+        """Go by the gate's files as they are now."""
+        if await self._gate.refresh():
+            self._connections.retire()
 
     async def stop(self) -> None:
         """Stop listening, let answers on their way end within a second, close all connections."""
+        for listener in self._listeners:
+            listener.close()
         await self._runner.cleanup()
+        self._connections.abort()
 
 
 _LANDING = """<!DOCTYPE html>

@@ -3,14 +3,17 @@
 import gzip
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from exporter.address import Address, parse_address
 from exporter.exposition import Exposition, Format
+from exporter.gate import Gate
 from exporter.scale_set import ScaleSet, difference
 from exporter.store import Store
 from exporter.telemetry import Telemetry
@@ -22,6 +25,7 @@ from exporter.web import (
     chunks,
     negotiate,
 )
+from tests.test_basic_auth import hashed, header
 
 
 @dataclass
@@ -162,6 +166,42 @@ async def test_requests_are_counted_by_path_and_unknown_paths_as_one(site: Site)
 
 
 @pytest.mark.parametrize(
+    ("path", "password", "status"),
+    [
+        ("/metrics", "", 401),
+        ("/metrics", "wrong", 401),
+        ("/metrics", "wonderland", 200),
+        ("/config", "", 401),
+        ("/nope", "", 401),
+        ("/nope", "wonderland", 404),
+        ("/-/healthy", "", 401),
+        ("/-/ready", "", 503),
+        ("//-/ready", "", 401),
+        ("/-/ready/", "", 401),
+        ("/%2D/ready", "", 503),
+    ],
+)
+async def test_who_may_not_come_in_is_asked_for_a_password_and_every_answer_bears_the_headers(
+    tmp_path: Path, path: str, password: str, status: int
+):
+    file = tmp_path / "web.yaml"
+    file.write_text(
+        f"basic_auth_users: {{alice: {hashed(b'wonderland')}}}\nauth_excluded_paths: [/-/ready]\n"
+        "http_server_config: {headers: {X-Frame-Options: deny}}\n"
+    )
+    telemetry = Telemetry()
+    server = Server(application(Exposition(Store(), telemetry), telemetry, Status(), "/metrics"), Gate(file))
+    (address,) = await server.start([Address("127.0.0.1", 0)])
+    headers = {"Authorization": header("alice", password)} if password else {}
+    url = URL(f"http://{address}{path}", encoded=True)
+    async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
+        assert response.status == status
+        assert response.headers["X-Frame-Options"] == "deny"
+        assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    await server.stop()
+
+
+@pytest.mark.parametrize(
     ("accept", "expected"),
     [
         ([], Format.TEXT),
@@ -232,11 +272,16 @@ def test_any_header_is_an_answer(headers: list[str]):
         ([], []),
         ([1, 2], [3]),
         ([CHUNK_BYTES, 1], [CHUNK_BYTES, 1]),
-        ([CHUNK_BYTES - 1, 5, 7], [CHUNK_BYTES + 4, 7]),
+        ([CHUNK_BYTES - 1, 1, 7], [CHUNK_BYTES, 7]),
+        ([CHUNK_BYTES - 1, 5, 7], [CHUNK_BYTES - 1, 12]),
+        ([3, CHUNK_BYTES + 5, 7], [3, CHUNK_BYTES, 5, 7]),
+        ([2 * CHUNK_BYTES], [CHUNK_BYTES, CHUNK_BYTES]),
     ],
 )
-def test_small_pieces_are_written_together(sizes: list[int], expected: list[int]):
-    assert [len(chunk) for chunk in chunks(b"x" * size for size in sizes)] == expected
+def test_small_pieces_are_written_together_and_large_ones_in_parts(sizes: list[int], expected: list[int]):
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+    assert [len(chunk) for chunk in chunks(pieces)] == expected
+    assert b"".join(chunks(pieces)) == b"".join(pieces)
 
 
 async def test_a_server_listens_on_several_addresses_ipv6_too():

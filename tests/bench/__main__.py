@@ -16,6 +16,7 @@ from .recovery import recovery
 from .report import Row, note, table
 from .scale import scale
 from .scrape import scrape
+from .slow import slow
 
 MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "scrape": scrape,
@@ -28,6 +29,7 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "scale": scale,
     "recovery": recovery,
     "alert": alert,
+    "slow": slow,
 }
 NOTE = """Costs are processor time (user and system) unless they are called otherwise, medians of measurements taken
 in turn with the reference's on the same machine; detection is in simulated time, recovery in real time. Ratios carry over to other machines, times do not. A scrape ends

@@ -1,0 +1,400 @@
+"""What connections may take: over real sockets, plain and with TLS."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import pytest
+
+from exporter.address import Address, parse_address
+from exporter.connections import Limits
+from exporter.exposition import Exposition, Format
+from exporter.gate import Gate
+from exporter.store import Store
+from exporter.telemetry import Telemetry
+from exporter.web import Server, application
+from tests.certificates import Authority
+from tests.test_gate import WITH_CLIENTS, WITH_TLS, write
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PLAIN = {"Accept-Encoding": "identity"}
+LINES, PIECES = b"# a line of some length\n" * 2_730, 40
+PATIENCE_SECONDS = 10.0
+
+
+class Status:
+    ready = True
+    configuration = ""
+
+    async def reload(self) -> str:
+        return ""
+
+
+class Large(Exposition):
+    """More than the system keeps for a reader, less than it would by itself."""
+
+    def plain(self, in_format: Format) -> list[bytes]:
+        return [LINES] * PIECES + super().plain(in_format)
+
+
+@asynccontextmanager
+async def serving(
+    gate: Gate | None = None, limits: Limits | None = None
+) -> AsyncIterator[tuple[Server, Address]]:
+    telemetry = Telemetry()
+    exposition = Large(Store(), telemetry)
+    app = application(exposition, telemetry, Status(), "/metrics", enable_lifecycle=True)
+    server = Server(app, gate, limits)
+    (address,) = await server.start([Address("127.0.0.1", 0)])
+    try:
+        yield server, parse_address(address)
+    finally:
+        await server.stop()
+
+
+class Connect(Protocol):
+    """Opens a connection that takes in little by itself."""
+
+    async def __call__(
+        self, address: Address, context: ssl.SSLContext | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]: ...
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    opened: list[asyncio.StreamWriter] = []
+
+    async def connect(
+        address: Address, context: ssl.SSLContext | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, (address.host, address.port))
+        server_hostname = "127.0.0.1" if context else None
+        reader, writer = await asyncio.open_connection(
+            sock=plain, limit=4096, ssl=context, server_hostname=server_hostname
+        )
+        opened.append(writer)
+        return reader, writer
+
+    yield connect
+    for writer in opened:
+        writer.transport.abort()
+    await asyncio.sleep(0.05)  # transports close in their own time
+
+
+async def is_cut_off(reader: asyncio.StreamReader) -> bool:
+    """Read to the end, which must come."""
+    with suppress(ConnectionError, ssl.SSLError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await reader.read(65536):
+                pass
+    return True
+
+
+def trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(folder / "ca.crt"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    authority.issue("client", "prometheus.example")
+    return tmp_path
+
+
+@pytest.fixture(params=["plain", "tls"])
+def gated(request: pytest.FixtureRequest, folder: Path) -> tuple[Gate | None, ssl.SSLContext | None]:
+    """Return a gate, and how to come in by it."""
+    if request.param == "plain":
+        return None, None
+    return Gate(write(folder, WITH_TLS)), trusting(folder)
+
+
+Gated = tuple[Gate | None, ssl.SSLContext | None]
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"])
+async def test_a_request_that_does_not_come_is_not_waited_for(connect: Connect, gated: Gated, begun: bytes):
+    gate, context = gated
+    async with serving(gate, Limits(request_seconds=0.3)) as (_, address):
+        reader, writer = await connect(address, context)
+        writer.write(begun)
+        assert await is_cut_off(reader)
+
+
+async def test_a_request_that_comes_byte_by_byte_is_not_waited_for_any_longer(connect: Connect):
+    async with serving(limits=Limits(request_seconds=0.3)) as (_, address):
+        reader, writer = await connect(address)
+        with suppress(ConnectionError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for _ in range(10_000):
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+        assert await is_cut_off(reader)
+
+
+async def test_the_next_request_that_does_not_come_whole_is_not_waited_for(connect: Connect):
+    async with serving(limits=Limits(request_seconds=0.3)) as (_, address):
+        reader, writer = await connect(address)
+        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"Healthy\n")
+        writer.write(b"GET /-/heal")
+        assert await is_cut_off(reader)
+
+
+async def test_a_client_that_never_begins_tls_is_not_waited_for(connect: Connect, folder: Path):
+    async with serving(Gate(write(folder, WITH_TLS)), Limits(request_seconds=0.3)) as (server, address):
+        reader, _ = await connect(address)
+        assert await is_cut_off(reader)
+        assert server.connections == 0
+
+
+async def test_a_client_that_speaks_no_tls_is_turned_away_without_a_word_in_the_log(
+    connect: Connect, folder: Path, caplog: pytest.LogCaptureFixture
+):
+    async with serving(Gate(write(folder, WITH_TLS))) as (server, address):
+        reader, writer = await connect(address)
+        writer.write(GET)
+        assert await is_cut_off(reader)
+        assert server.connections == 0
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(connect: Connect, gated: Gated):
+    gate, context = gated
+    async with serving(gate, Limits(stall_seconds=0.3)) as (server, address):
+        _, writer = await connect(address, context)
+        writer.write(GET)
+        await until(lambda: server.connections == 1)
+        await until(lambda: server.connections == 0)
+
+
+async def test_a_reader_that_takes_a_little_now_and_then_is_cut_off_in_the_end(
+    connect: Connect, gated: Gated
+):
+    gate, context = gated
+    async with serving(gate, Limits(answer_seconds=0.5)) as (server, address):
+        reader, writer = await connect(address, context)
+        writer.write(GET)
+        with suppress(ConnectionError, ssl.SSLError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while server.connections:
+                    await reader.read(64)
+                    await asyncio.sleep(0.01)
+        assert server.connections == 0
+
+
+async def test_a_good_reader_is_answered_while_slow_ones_are(
+    connect: Connect, gated: Gated, caplog: pytest.LogCaptureFixture
+):
+    gate, context = gated
+    async with (
+        serving(gate, Limits(stall_seconds=60.0, answer_seconds=60.0)) as (server, address),
+        aiohttp.ClientSession() as client,
+    ):
+        slow = [await connect(address, context) for _ in range(20)]
+        for _, writer in slow:
+            writer.write(GET)
+        scheme = "http" if context is None else "https"
+        async with client.get(
+            f"{scheme}://{address}/metrics", ssl=context or True, headers=PLAIN
+        ) as response:
+            assert (await response.read()).startswith(LINES * PIECES)
+        assert server.connections == 21
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_more_connections_than_may_be_are_closed_and_told_once(
+    connect: Connect, gated: Gated, caplog: pytest.LogCaptureFixture
+):
+    gate, context = gated
+    async with serving(gate, Limits(connections=2)) as (server, address):
+        first, second = await connect(address, context), await connect(address, context)
+        await until(lambda: server.connections == 2)
+        for _ in range(2):
+            with suppress(ConnectionError, ssl.SSLError):
+                reader, writer = await connect(address, context)
+                writer.write(GET)
+                assert await is_cut_off(reader)
+        second[1].write(GET)
+        assert await second[0].readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+        first[1].close()
+        await until(lambda: server.connections == 1)
+        reader, writer = await connect(address, context)
+        writer.write(GET)
+        assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+    said = [record.message for record in caplog.records]
+    assert said == ["no more connections are taken"]
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 10_000 + b"\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+)
+async def test_headers_beyond_the_limits_are_refused_without_a_word_in_the_log(
+    connect: Connect, request_head: bytes, caplog: pytest.LogCaptureFixture
+):
+    async with serving() as (_, address):
+        reader, writer = await connect(address)
+        writer.write(request_head)
+        assert await reader.readuntil(b"\r\n") == b"HTTP/1.0 400 Bad Request\r\n"
+        assert await is_cut_off(reader)
+    assert caplog.records == []
+
+
+async def test_headers_that_go_on_and_on_are_cut_off(connect: Connect):
+    async with serving() as (_, address):
+        reader, writer = await connect(address)
+        with suppress(ConnectionError):
+            writer.write(
+                b"GET /metrics HTTP/1.1\r\n" + b"".join(b"X: " + b"x" * 8000 + b"\r\n" for _ in range(9))
+            )
+            await writer.drain()
+        assert await is_cut_off(reader)
+
+
+async def test_a_body_that_is_announced_too_large_is_refused(connect: Connect):
+    async with serving() as (_, address):
+        reader, writer = await connect(address)
+        writer.write(b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 70000\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n"))[:13] == b"HTTP/1.1 413 "
+
+
+async def test_a_body_that_goes_on_and_on_is_cut_off(connect: Connect):
+    async with serving() as (server, address):
+        reader, writer = await connect(address)
+        writer.write(b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with suppress(ConnectionError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while server.connections or not writer.is_closing():
+                    writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0)
+        assert await is_cut_off(reader)
+
+
+async def test_an_idle_connection_is_closed_after_a_while(connect: Connect):
+    async with serving(limits=Limits(idle_seconds=0.3)) as (_, address):
+        reader, writer = await connect(address)
+        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reader.read()).endswith(b"Healthy\n")
+
+
+async def test_requests_that_come_all_at_once_are_answered_in_turn(connect: Connect, gated: Gated):
+    gate, context = gated
+    async with serving(gate) as (_, address):
+        reader, writer = await connect(address, context)
+        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
+        for _ in range(50):
+            assert b"200 OK" in await reader.readuntil(b"Healthy\n")
+
+
+async def test_a_certificate_that_changed_is_shown_and_idle_connections_end(connect: Connect, folder: Path):
+    async with serving(Gate(write(folder, WITH_TLS))) as (server, address):
+        idle, shown = await connect(address, trusting(folder))
+        before = shown.get_extra_info("peercert")["serialNumber"]
+        Authority(folder).issue("server")
+        await server.refresh()
+        await server.refresh()
+        assert await idle.read() == b""
+        _, shown = await connect(address, trusting(folder))
+        assert shown.get_extra_info("peercert")["serialNumber"] != before
+
+
+async def test_an_answer_on_its_way_when_a_certificate_changes_is_the_last_of_its_connection(
+    connect: Connect, folder: Path
+):
+    async with serving(Gate(write(folder, WITH_TLS))) as (server, address):
+        reader, writer = await connect(address, trusting(folder))
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n")
+        Authority(folder).issue("server")
+        await server.refresh()
+        await server.refresh()
+        whole = 0
+        while read := await reader.read(1_048_576):
+            whole += len(read)
+        assert whole > PIECES * len(LINES)
+
+
+@pytest.mark.parametrize(
+    ("excluded", "path", "status"),
+    [
+        ("", "/metrics", None),
+        ("", "/-/healthy", None),
+        ("/-/healthy", "/metrics", 403),
+        ("/-/healthy", "/-/healthy", 200),
+    ],
+)
+async def test_without_a_client_certificate_nothing_is_answered_but_what_is_excluded(
+    folder: Path, excluded: str, path: str, status: int | None
+):
+    gate = Gate(write(folder, f"{WITH_CLIENTS}auth_excluded_paths: [{excluded}]\n"))
+    async with serving(gate) as (_, address), aiohttp.ClientSession() as client:
+        got = None
+        with suppress(aiohttp.ClientError):
+            async with client.get(f"https://{address}{path}", ssl=trusting(folder)) as response:
+                got = response.status
+        assert got == status
+
+
+@pytest.mark.parametrize("excluded", ["", "/-/healthy"])
+async def test_with_a_client_certificate_all_is_answered_and_with_a_strangers_nothing(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, excluded: str
+):
+    gate = Gate(write(folder, f"{WITH_CLIENTS}auth_excluded_paths: [{excluded}]\n"))
+    known, stranger = trusting(folder), trusting(folder)
+    known.load_cert_chain(folder / "client.crt", folder / "client.key")
+    stranger.load_cert_chain(*Authority(tmp_path_factory.mktemp("other")).issue("client"))
+    async with serving(gate) as (_, address), aiohttp.ClientSession() as client:
+        async with client.get(f"https://{address}/metrics", ssl=known) as response:
+            assert response.status == 200
+        with pytest.raises(aiohttp.ClientError):
+            await client.get(f"https://{address}/metrics", ssl=stranger)
+
+
+async def test_an_authority_that_is_trusted_no_more_lets_nobody_in_on_an_old_connection(folder: Path):
+    gate = Gate(write(folder, WITH_CLIENTS))
+    known = trusting(folder)
+    known.load_cert_chain(folder / "client.crt", folder / "client.key")
+    async with serving(gate) as (server, address), aiohttp.ClientSession() as client:
+        async with client.get(f"https://{address}/-/healthy", ssl=known) as response:
+            assert response.status == 200
+        Authority(folder)
+        await server.refresh()
+        await server.refresh()
+        with pytest.raises(aiohttp.ClientError):
+            await client.get(f"https://{address}/-/healthy", ssl=known)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_versions_below_the_least_are_refused(folder: Path, version: ssl.TLSVersion):
+    gate = Gate(write(folder, f"{WITH_TLS}  min_version: TLS13\n"))
+    context = trusting(folder)
+    context.maximum_version = version
+    async with serving(gate) as (_, address), aiohttp.ClientSession() as client:
+        answered = False
+        with suppress(aiohttp.ClientError):
+            async with client.get(f"https://{address}/-/healthy", ssl=context) as response:
+                answered = response.status == 200
+    assert answered == (version is ssl.TLSVersion.TLSv1_3)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not true():
+            await asyncio.sleep(0.01)
