@@ -61,6 +61,7 @@ _DEFAULTS = {
     "config_file": Path("config.yaml"),
     "listen_addresses": None,
     "telemetry_path": "/metrics",
+    "web_config_file": None,
     "enable_lifecycle": False,
     "shard": None,
     "total_shards": 1,
@@ -88,7 +89,12 @@ def _parser() -> ArgumentParser:
     text = "run only the simulated Azure, for other tools to talk to"
     commands.add_parser("simulate", help=text, description=text, parents=[_simulator_flags(), _log_flags()])
     text = "validate the configuration"
-    check = commands.add_parser("check", help=text, description=text, parents=[_config_flags(), _log_flags()])
+    check = commands.add_parser(
+        "check",
+        help=text,
+        description=text,
+        parents=[_config_flags(), _web_config_flag(), _log_flags()],
+    )
     check.add_argument("--live", action="store_true", help="also sign in and try each subscription")
     check.add_argument(
         "--output", choices=("table", "json"), default="table", help="what --live prints (table)"
@@ -133,9 +139,9 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _flags() -> ArgumentParser:
+def _flags(*parents: ArgumentParser) -> ArgumentParser:
     """Return a parser of flags that several commands share; what is not given is left to ``_DEFAULTS``."""
-    return ArgumentParser(add_help=False, argument_default=SUPPRESS)
+    return ArgumentParser(add_help=False, argument_default=SUPPRESS, parents=parents)
 
 
 def _config_flags() -> ArgumentParser:
@@ -146,8 +152,20 @@ def _config_flags() -> ArgumentParser:
     return flags
 
 
-def _web_flags() -> ArgumentParser:
+def _web_config_flag() -> ArgumentParser:
     flags = _flags()
+    flags.add_argument(
+        "--web.config.file",
+        dest="web_config_file",
+        type=Path,
+        metavar="FILE",
+        help="TLS, client certificates and passwords, in the format of Prometheus' exporter-toolkit (none)",
+    )
+    return flags
+
+
+def _web_flags() -> ArgumentParser:
+    flags = _flags(_web_config_flag())
     flags.add_argument(
         "--web.listen-address",
         dest="listen_addresses",

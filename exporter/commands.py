@@ -21,6 +21,7 @@ from exporter.azure.identity import check_files
 from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, latest_end
 from exporter.backfill import backfill as write_past
 from exporter.config import Config, ConfigError, load
+from exporter.gate import Gate
 from exporter.live import Finding, as_json, as_table, examine
 from exporter.log import fields
 from exporter.once import once as poll_once
@@ -49,6 +50,7 @@ async def _serve(flags: Namespace) -> None:
         flags.shard,
         flags.listen_addresses,
         flags.telemetry_path,
+        Gate(flags.web_config_file),
         enable_lifecycle=flags.enable_lifecycle,
     )
 
@@ -56,6 +58,7 @@ async def _serve(flags: Namespace) -> None:
 def check(flags: Namespace) -> None:
     """Validate the configuration; ``--live`` tries it on Azure."""
     config = _load(flags)
+    Gate(flags.web_config_file)
     if flags.live:
         _try(config, as_json if flags.output == "json" else as_table)
         return

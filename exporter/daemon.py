@@ -22,6 +22,7 @@ from exporter.azure.credential import Credential
 from exporter.config import Config, ConfigError
 from exporter.discovery import Discoverer, merge, select
 from exporter.exposition import Exposition
+from exporter.gate import Gate
 from exporter.log import fields
 from exporter.plan import Budget, Plan
 from exporter.poller import Poller
@@ -39,6 +40,8 @@ RING_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 """What polls in flight may still take when the daemon is told to end."""
 SETTLE_SECONDS = 86_400.0
+LOOK_SECONDS = 2.0
+"""Between two looks at the files of the web configuration."""
 SEARCH_TIMEOUTS = 4
 """A search may take so many times a poll's timeout: it is many pages."""
 APPLIED_AT_ONCE = 256
@@ -63,6 +66,7 @@ async def run(
     shard: Shard,
     addresses: Iterable[Address],
     telemetry_path: str,
+    gate: Gate,
     *,
     enable_lifecycle: bool,
 ) -> None:
@@ -78,8 +82,10 @@ async def run(
     daemon = Daemon(read, shard)
     reloading = asyncio.create_task(_reload_when(hung_up, daemon))
     try:
-        for address in await daemon.listen(addresses, telemetry_path, enable_lifecycle=enable_lifecycle):
-            log.info("listening", extra=fields(version=__version__, address=address))
+        bound = await daemon.listen(addresses, telemetry_path, gate, enable_lifecycle=enable_lifecycle)
+        for address in bound:
+            tls = str(gate.context is not None).lower()
+            log.info("listening", extra=fields(version=__version__, address=address, tls=tls))
         await daemon.start()
         await stopping.wait()
         log.info("draining")
@@ -171,7 +177,12 @@ class Daemon:
         return self._config.dump()
 
     async def listen(
-        self, addresses: Iterable[Address], telemetry_path: str, *, enable_lifecycle: bool = False
+        self,
+        addresses: Iterable[Address],
+        telemetry_path: str,
+        gate: Gate | None = None,
+        *,
+        enable_lifecycle: bool = False,
     ) -> list[str]:
         """Begin to serve; return where."""
         app = application(
@@ -181,8 +192,10 @@ class Daemon:
             telemetry_path,
             enable_lifecycle=enable_lifecycle,
         )
-        self._server = Server(app)
-        return await self._server.start(addresses)
+        self._server = Server(app, gate)
+        bound = await self._server.start(addresses)
+        self._schedule.every(LOOK_SECONDS, "web configuration", self._server.refresh)
+        return bound
 
     async def start(self) -> None:
         """Begin to search and to poll."""

@@ -43,7 +43,15 @@ def test_the_version_is_told(folder: Path):
 def test_help_names_commands_and_flags(folder: Path):
     ended = command("--help", folder=folder)
     assert ended.returncode == 0
-    for word in ("demo", "simulate", "check", "--config.file", "--web.listen-address", "--log.format"):
+    for word in (
+        "demo",
+        "simulate",
+        "check",
+        "--config.file",
+        "--web.listen-address",
+        "--web.config.file",
+        "--log.format",
+    ):
         assert word in ended.stdout
 
 
@@ -91,6 +99,30 @@ def test_a_wrong_flag_ends_with_2(folder: Path, arguments: list[str], said: str)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("check",), ("demo",)])
+def test_a_wrong_web_configuration_ends_with_2_and_every_fault_with_its_line(
+    folder: Path, arguments: tuple[str, ...]
+):
+    (folder / "web.yaml").write_text("tls_server_config:\n  cert_file: a\nbasic_auth_users: {a: b}\n")
+    ended = command(*arguments, "--web.config.file=web.yaml", folder=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines()[-2:] == [
+        "web.yaml:1: tls_server_config.key_file: is required",
+        (
+            "web.yaml:3: basic_auth_users.a: must be a bcrypt hash of a cost up to 18, as `htpasswd -nBC 10 NAME` "
+            "makes it"
+        ),
+    ]
+
+
+def test_a_web_configuration_that_cannot_be_read_ends_with_2(folder: Path):
+    ended = command("--web.config.file=missing.yaml", folder=folder)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "missing.yaml: cannot be read: No such file or directory\n",
+    )
 
 
 def test_a_configuration_that_cannot_be_read_ends_with_1_and_one_line(folder: Path):

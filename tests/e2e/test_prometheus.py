@@ -1,18 +1,23 @@
 """The real Prometheus scrapes the daemon, and promtool has nothing to object."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 
 import aiohttp
 
 from tests.processes import debian_program, exporter, prometheus, query
 
 
-def scraping(target: str) -> dict[str, object]:
-    """Return the configuration of a Prometheus that scrapes ``target`` every second."""
-    scrape = {"job_name": "vmss", "static_configs": [{"targets": [target.removeprefix("http://")]}]}
-    return {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
+def scraping(
+    target: str, jobs: Mapping[str, Mapping[str, object]] = MappingProxyType({"vmss": {}})
+) -> dict[str, object]:
+    """Return the configuration of a Prometheus that scrapes ``target`` every second, by these settings."""
+    targets = [{"targets": [target.removeprefix("http://")]}]
+    scrapes = [{"job_name": name, "static_configs": targets, **settings} for name, settings in jobs.items()]
+    return {"global": {"scrape_interval": "1s"}, "scrape_configs": scrapes}
 
 
 async def test_prometheus_scrapes_it_without_a_warning(tmp_path: Path):
