@@ -19,3 +19,10 @@ def test_every_family_that_the_readme_names_exists():
 def test_every_file_that_the_readme_links_to_exists():
     for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
         assert (README.parent / target).exists(), target
+
+
+def test_every_test_that_shows_a_promise_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", README.read_text())
+    assert len(named) >= 16
+    for file, name in named:
+        assert f"def {name}(" in (README.parent / file).read_text(), name
