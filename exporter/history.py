@@ -35,6 +35,8 @@ class UpgradeState(Enum):
     FAULTED = "Faulted"
     UNKNOWN = "Unknown"
 
+    __hash__ = object.__hash__  # each is the only one of its kind; Enum's own hash is a call in Python
+
     @property
     def active(self) -> bool:
         """Whether Azure is at work on the instances."""

@@ -17,7 +17,7 @@ LAYERS = (
     {"daemon", "simulator.server"},
     {"poller", "schedule", "searcher", "simulator.wire", "web"},
     {"exposition", "gate", "simulator.fleet", "simulator.graph"},
-    {"discovery", "store"},
+    {"discovery", "drawing", "moments", "selection", "store"},
     {"azure.client", "families"},
     {"azure.credential", "azure.turns"},
     {"azure.identity"},
