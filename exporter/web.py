@@ -1,31 +1,43 @@
-"""The HTTP surface: metrics, probes, the configuration in force and the landing page.
+"""The HTTP surface: metrics, probes, the configuration in force and the status page.
 
 Knows nothing of polls: what it serves comes from the exposition and from the ``Status`` that the daemon gives. Who may
 come in is the gate's to say, and what a connection may take stands in ``connections``.
 """
 
 import asyncio
-import html
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from time import perf_counter
+from functools import partial
+from time import perf_counter, time
 from typing import Protocol
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
-from exporter import __version__
+from exporter import status as status_page
 from exporter.address import Address
 from exporter.connections import Connection, Connections, Limits
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
+from exporter.selection import BadQuery, Query
+from exporter.snapshot import Snapshot
 from exporter.telemetry import Telemetry
 
 CHUNK_BYTES = 128 * 1024
 """How much of a scrape is written at once: large enough to be quick, small enough not to hold up the loop, nor to hold
 much memory while a slow reader leaves it unread."""
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+"""What Azure wrote is text on the page; if ever it were not, a browser would still load and run nothing of it."""
+KEEP_FOR_EVER = "public, max-age=31536000, immutable"
 
 
 class Status(Protocol):
@@ -38,6 +50,9 @@ class Status(Protocol):
     @property
     def configuration(self) -> str:
         """The configuration in force, as YAML, without secrets."""
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Return what is known of each scale set."""
 
     async def reload(self) -> str:
         """Read the configuration anew; return what is wrong with it, or nothing when it is in force."""
@@ -84,9 +99,35 @@ def application(
             return web.Response(text=f"The configuration in force stays:\n{faults}\n", status=500)
         return web.Response(text="Reloaded\n")
 
-    async def landing(_: web.Request) -> web.Response:
-        page = _LANDING.format(version=__version__, metrics=html.escape(telemetry_path))
-        return web.Response(text=page, content_type="text/html")
+    making = asyncio.Semaphore(1)
+
+    async def page(request: web.Request) -> web.Response:
+        return await made(request, "text/html", partial(status_page.html, telemetry_path=telemetry_path))
+
+    async def scale_sets(request: web.Request) -> web.Response:
+        return await made(request, "application/json", status_page.document)
+
+    async def made(request: web.Request, content_type: str, make: Callable[..., bytes]) -> web.Response:
+        """Answer with what ``make`` makes, in a thread: at 10,000 scale sets it takes too long for the loop."""
+        headers = {**PAGE_HEADERS, hdrs.CACHE_CONTROL: "no-cache"}
+        try:
+            query = Query.read(request.query)
+        except BadQuery as error:
+            return web.Response(text=f"{error}\n", status=400, headers=headers)
+        async with making:  # one at a time, and threads stay free for the gzip of scrapes
+            body = await asyncio.to_thread(make, status.snapshots(), query, time())
+        response = web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
+        response.enable_compression()
+        return response
+
+    async def asset(request: web.Request) -> web.Response:
+        for each in status_page.assets().values():
+            if each.name == request.match_info["name"]:
+                headers = {**PAGE_HEADERS, hdrs.CACHE_CONTROL: KEEP_FOR_EVER}
+                return web.Response(
+                    body=each.body, content_type=each.content_type, charset="utf-8", headers=headers
+                )
+        raise web.HTTPNotFound
 
     app = web.Application(middlewares=[_counting(telemetry)])
     app.router.add_get(telemetry_path, metrics)
@@ -95,8 +136,10 @@ def application(
     app.router.add_post("/-/reload", reload)
     app.router.add_put("/-/reload", reload)
     app.router.add_get("/config", config)
+    app.router.add_get("/api/v1/scale-sets", scale_sets)
+    app.router.add_get("/static/{name}", asset)
     if telemetry_path != "/":
-        app.router.add_get("/", landing)
+        app.router.add_get("/", page)
     return app
 
 
@@ -289,19 +332,3 @@ class Server:
             listener.close()
         await self._runner.cleanup()
         self._connections.abort()
-
-
-_LANDING = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>vmss-upgrade-exporter</title></head>
-<body>
-<h1>vmss-upgrade-exporter</h1>
-<p>Version {version}. OS upgrades of Azure virtual machine scale sets, for Prometheus.</p>
-<ul>
-<li><a href="{metrics}">Metrics</a></li>
-<li><a href="/config">Configuration in force</a></li>
-<li><a href="/-/ready">Ready</a>, <a href="/-/healthy">healthy</a></li>
-</ul>
-</body>
-</html>
-"""

@@ -16,6 +16,7 @@ from exporter.address import Address, parse_address
 from exporter.connections import Limits
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
+from exporter.snapshot import Snapshot
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import Server, application
@@ -31,6 +32,9 @@ PATIENCE_SECONDS = 10.0
 class Status:
     ready = True
     configuration = ""
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return ()
 
     async def reload(self) -> str:
         return ""

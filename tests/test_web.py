@@ -1,6 +1,8 @@
 """The HTTP surface, over real HTTP."""
 
 import gzip
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from exporter.address import Address, parse_address
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
 from exporter.scale_set import ScaleSet, difference
+from exporter.snapshot import Snapshot
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import (
@@ -34,6 +37,10 @@ class Status:
     configuration: str = "cloud: public\n"
     faults: str = ""
     reloads: int = 0
+    known: tuple[Snapshot, ...] = ()
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return self.known
 
     async def reload(self) -> str:
         self.reloads += 1
@@ -106,10 +113,83 @@ async def test_the_configuration_in_force_is_shown(site: Site):
     assert (status, response.content_type, body) == (200, "text/plain", b"cloud: public\n")
 
 
-async def test_the_landing_page_leads_to_the_metrics(site: Site):
-    status, response, body = await site.get("/")
-    assert (status, response.content_type) == (200, "text/html")
-    assert b'<a href="/metrics">' in body
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+async def test_the_status_page_shows_what_a_query_asks_for(site: Site):
+    site.status.known = tuple(Snapshot(ScaleSet("s", "rg", name, 60.0), 60.0) for name in ("web", "api"))
+    status, response, body = await site.get("/?q=we")
+    assert (status, response.content_type, response.charset) == (200, "text/html", "utf-8")
+    assert b">web<" in body
+    assert b">api<" not in body
+    assert b'<a href="./metrics">' in body
+
+
+async def test_the_same_comes_as_json(site: Site):
+    site.status.known = tuple(Snapshot(ScaleSet("s", "rg", name, 60.0), 60.0) for name in ("web", "api"))
+    status, response, body = await site.get("/api/v1/scale-sets?q=we")
+    assert (status, response.content_type) == (200, "application/json")
+    assert [each["name"] for each in json.loads(body)["scale_sets"]] == ["web"]
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/scale-sets"])
+async def test_the_page_comes_compressed_and_is_asked_for_anew(site: Site, path: str):
+    _, response, body = await site.get(path, Accept_Encoding="gzip")
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert gzip.decompress(body)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/scale-sets"])
+async def test_a_query_that_means_nothing_is_refused_with_the_reason(site: Site, path: str):
+    status, response, body = await site.get(f"{path}?page=0")
+    assert (status, response.content_type, body) == (400, "text/plain", b"page must be a number from 1\n")
+
+
+@pytest.mark.parametrize(
+    "query", ["?q=%ff%00", "?q=%ed%a0%80", "?q=a&q=b", "?=&&;", "?subscription=%F0%9F%98%80"]
+)
+async def test_any_query_string_is_an_answer(site: Site, query: str):
+    for path in ("/", "/api/v1/scale-sets"):
+        assert (await site.get(path + query))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/?page=0", "/api/v1/scale-sets"])
+async def test_a_browser_is_told_to_load_and_run_nothing_else(site: Site, path: str):
+    _, response, _ = await site.get(path)
+    headers = response.headers
+    assert headers["Content-Security-Policy"] == POLICY
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+
+
+async def test_what_the_page_refers_to_is_served_and_kept_for_ever(site: Site):
+    page = (await site.get("/"))[2].decode()
+    addresses = re.findall('"(static/[^"]+)"', page)
+    types = []
+    for address in addresses:
+        status, response, body = await site.get(f"/{address}")
+        assert (status, bool(body)) == (200, True)
+        assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        types.append(response.content_type)
+    assert types == ["image/svg+xml", "text/css", "text/javascript"]
+    assert (await site.get("/static/status.css"))[0] == 404
+    assert (await site.get("/static/..%2fstatus.html"))[0] == 404
+
+
+async def test_where_the_metrics_have_the_root_there_is_no_page_but_its_json():
+    server = Server(application(Exposition(Store(), Telemetry()), Telemetry(), Status(), "/"))
+    (address,) = await server.start([Address("127.0.0.1", 0)])
+    async with aiohttp.ClientSession(f"http://{address}") as client:
+        async with client.get("/") as response:
+            assert response.content_type == "text/plain"
+        async with client.get("/api/v1/scale-sets") as response:
+            assert response.content_type == "application/json"
+    await server.stop()
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])

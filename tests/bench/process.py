@@ -13,6 +13,7 @@ from time import monotonic, perf_counter, sleep
 from types import MappingProxyType
 
 from exporter.address import Address
+from exporter.snapshot import Snapshot
 from exporter.web import Server, application
 
 from . import fleet
@@ -191,11 +192,17 @@ def _file(*, gzip: bool) -> str:
 # --- In the process that answers ---------------------------------------------------------------------------
 
 
-class _Ready:
+class Ready:
     """What the web part asks of the daemon."""
 
     ready = True
     configuration = ""
+
+    def __init__(self, polled: Polled) -> None:
+        self._polled = polled
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return tuple(self._polled.store.snapshots())
 
     async def reload(self) -> str:
         return ""
@@ -203,7 +210,7 @@ class _Ready:
 
 async def _serve(number: int) -> None:
     polled = Polled(number)
-    server = Server(application(polled.exposition, polled.telemetry, _Ready(), "/metrics"))
+    server = Server(application(polled.exposition, polled.telemetry, Ready(polled), "/metrics"))
     [address] = await server.start([Address("127.0.0.1", 0)])
     print(address.rpartition(":")[2], flush=True)
     await asyncio.Event().wait()
