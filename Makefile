@@ -73,7 +73,7 @@ lock: .venv/test
 
 # The real Prometheus and Alertmanager, nginx: what the tests and the benchmark drive.
 .venv/packages: tests/debian-packages | .venv/bin/pip
-	tests/debian-packages docker-compose nginx-light prometheus prometheus-alertmanager systemd
+	tests/debian-packages chromium docker-compose fonts-dejavu-core nginx-light prometheus prometheus-alertmanager systemd
 	@touch $@
 
 # Helm comes in a wheel, locked as all others are.
