@@ -10,6 +10,7 @@ from time import monotonic
 from .alert import alert
 from .detection import detection
 from .loop import loop
+from .page import page
 from .poll import poll
 from .process import memory, requests, start
 from .recovery import recovery
@@ -30,6 +31,7 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "recovery": recovery,
     "alert": alert,
     "slow": slow,
+    "page": page,
 }
 NOTE = """Costs are processor time (user and system) unless they are called otherwise, medians of measurements taken
 in turn with the reference's on the same machine; detection is in simulated time, recovery in real time. Ratios carry over to other machines, times do not. A scrape ends
