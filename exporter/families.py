@@ -3,8 +3,8 @@
 A row has a name, a help text, the labels beside the scale set's identity, and a pure function from a snapshot to
 samples. Adding a metric is adding a row. What Azure did not send gives no sample; it is never 0.
 
-The lines are byte for byte what prometheus_client's ``generate_latest`` writes for the same samples, and as all
-families are gauges they serve both formats. Knows nothing of storage, polls or HTTP.
+The lines are byte for byte what prometheus_client's ``generate_latest`` writes for the same samples, and serve both
+formats; a counter's header differs between them. Knows nothing of storage, polls or HTTP.
 """
 
 from collections import Counter
@@ -21,13 +21,15 @@ from exporter.snapshot import Snapshot
 IDENTITY: tuple[str, ...] = ("subscription_id", "resource_group", "scale_set")
 """The labels that every family here bears, in lower case."""
 
+_TOTAL = "_total"
+
 Sample = tuple[tuple[str, ...], float]
 """The values of a row's labels, in the row's order, and the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One row: a gauge about scale sets."""
+    """One row: a gauge about scale sets, or a counter, whose name ends in ``_total``."""
 
     name: str
     help: str
@@ -38,9 +40,22 @@ class Family:
     """Whether each sample bears the scale set's own labels too (``label_*``, ``tag_*``)."""
 
     @property
+    def type(self) -> str:
+        """What kind of metric it is."""
+        return "counter" if self.name.endswith(_TOTAL) else "gauge"
+
+    @property
     def header(self) -> bytes:
-        """The two lines that open the family in both formats."""
-        return f"# HELP {self.name} {self.help}\n# TYPE {self.name} gauge\n".encode()
+        """The two lines that open the family in text 0.0.4."""
+        return self._header(self.name)
+
+    @property
+    def openmetrics_header(self) -> bytes:
+        """The same in OpenMetrics, where ``_total`` belongs to a counter's samples, not to its name."""
+        return self._header(self.name.removesuffix(_TOTAL))
+
+    def _header(self, name: str) -> bytes:
+        return f"# HELP {name} {self.help}\n# TYPE {name} {self.type}\n".encode()
 
     def render(self, snapshot: Snapshot, identity: tuple[str, ...]) -> bytes:
         """Return the sample lines of one scale set, whose escaped ``identity`` is given; none gives ``b""``."""
@@ -171,6 +186,13 @@ def scale_set_info(snapshot: Snapshot) -> Iterator[Sample]:
     yield (snapshot.scale_set.location if location is None else location, snapshot.scale_set.name), 1
 
 
+def upgrades(snapshot: Snapshot) -> Iterator[Sample]:
+    if snapshot.finished is not None:
+        counted = {(state, started_by): number for state, started_by, number in snapshot.finished}
+        for (state, started_by), number in (_NONE_FINISHED | counted).items():
+            yield (state.value, started_by), number
+
+
 POLL_FAMILIES: tuple[Family, ...] = (
     Family(
         name="azure_vmss_os_upgrade_up",
@@ -290,7 +312,18 @@ UPGRADE_FAMILIES: tuple[Family, ...] = (
 )
 """What Azure says, and what the scale set is: new when that changes, which is seldom."""
 
+JOURNAL_FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="azure_vmss_os_upgrade_upgrades_total",
+        help="Finished OS upgrades that the journal has seen, by the state in which they were first seen finished.",
+        labels=("state", "started_by"),
+        samples=upgrades,
+    ),
+)
+"""What only the journal knows; they are there where one is configured."""
+
 FAMILIES = POLL_FAMILIES + UPGRADE_FAMILIES
+"""What is served in any case."""
 
 
 def render(families: Iterable[Family], snapshot: Snapshot) -> list[bytes]:
@@ -300,15 +333,20 @@ def render(families: Iterable[Family], snapshot: Snapshot) -> list[bytes]:
 
 
 def upgrades_differ(before: Snapshot, after: Snapshot) -> bool:
-    """Whether ``UPGRADE_FAMILIES`` may have other samples than before."""
+    """Whether other families than ``POLL_FAMILIES`` may have other samples than before."""
     return (
         before.history is not after.history
         or before.last_progress != after.last_progress
+        or before.finished != after.finished
         or before.scale_set != after.scale_set
     )
 
 
 _STATES = tuple((state.value, state) for state in UpgradeState)
+_NONE_FINISHED = {
+    (state, started_by): 0 for state in UpgradeState if state.finished for started_by in ("Platform", "User")
+}
+"""Where counts begin, so that the first one of a kind is an increase already."""
 
 
 def _present(value: float | None) -> Iterator[Sample]:

@@ -42,6 +42,11 @@ class UpgradeState(Enum):
         """Whether Azure is at work on the instances."""
         return self in {UpgradeState.ROLLING_FORWARD, UpgradeState.ROLLING_BACK}
 
+    @property
+    def finished(self) -> bool:
+        """Whether the upgrade has come to an end, good or bad."""
+        return self in {UpgradeState.COMPLETED, UpgradeState.CANCELLED, UpgradeState.FAULTED}
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -7,8 +7,11 @@ metrics or storage. Times are seconds since the epoch.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from exporter.history import History, Upgrade
+from exporter.history import History, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
+
+Finished = tuple[tuple[UpgradeState, str, int], ...]
+"""How many upgrades were ever seen to end in a state, started by whom (empty where Azure did not say)."""
 
 
 class Reason(Enum):
@@ -48,6 +51,10 @@ class Snapshot:
     """Why the last poll failed; ``None`` after a good one."""
     failure_message: str = ""
     """The failure in words, for people; never a label."""
+    finished: Finished | None = None
+    """Finished upgrades that the journal has counted; ``None`` where there is no journal, or nothing in it yet."""
+    remembered: bool = False
+    """Whether all this comes from the journal, and no poll of this process has ended yet."""
 
     @property
     def polled(self) -> bool:
@@ -79,12 +86,13 @@ def after_success(before: Snapshot, history: History, now: float, digest: bytes 
         latest_seen=latest,
         failure=None,
         failure_message="",
+        remembered=False,
     )
 
 
 def after_failure(before: Snapshot, reason: Reason, message: str, now: float) -> Snapshot:
     """Return what is known after a poll that failed: the last good history stays, unless the scale set is gone."""
-    failed = replace(before, last_poll=now, failure=reason, failure_message=message)
+    failed = replace(before, last_poll=now, failure=reason, failure_message=message, remembered=False)
     return without_history(failed) if reason is Reason.NOT_FOUND else failed
 
 
@@ -96,6 +104,22 @@ def after_pause(before: Snapshot) -> Snapshot:
 def without_history(before: Snapshot) -> Snapshot:
     """Return what is known once the last good history is too old to be served, or void."""
     return replace(before, history=None, digest=b"")
+
+
+def after_restart(known: Snapshot, now: float, max_age: float) -> Snapshot:
+    """Return what is served of what a former process knew: all of it, true times included, unless it is too old.
+
+    Then it is as if the scale set had never been polled, but for what tells whether the next poll brings progress.
+    """
+    if known.last_success is not None and now - known.last_success <= max_age:
+        return known
+    return Snapshot(
+        known.scale_set,
+        known.interval,
+        last_progress=known.last_progress,
+        latest_seen=known.latest_seen,
+        finished=known.finished,
+    )
 
 
 def _last_progress(before: Snapshot, latest: Upgrade | None, now: float) -> float | None:

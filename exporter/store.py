@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate, islice
 
-from exporter.families import FAMILIES, POLL_FAMILIES, render, upgrades_differ
+from exporter.families import FAMILIES, POLL_FAMILIES, Family, render, upgrades_differ
 from exporter.scale_set import Difference, ScaleSet
 from exporter.snapshot import Snapshot, without_history
 
@@ -50,19 +50,24 @@ class _Block:
 
 
 class Store:
-    """Holds a snapshot for each scale set of the moment, and their lines."""
+    """Holds a snapshot for each scale set of the moment, and their lines of ``families``."""
 
-    def __init__(self) -> None:
+    def __init__(self, families: tuple[Family, ...] = FAMILIES) -> None:
+        self._families = families
         self._snapshots: dict[str, Snapshot] = {}
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
-        self._blocks: list[list[_Block]] = [[] for _ in FAMILIES]
-        self._failing: set[str] = set()
+        self._blocks: list[list[_Block]] = [[] for _ in families]
+        self._ageing: set[str] = set()
+        """Whose history no poll has confirmed the last time."""
         self.version = 0
         """Goes up with every change of a line."""
 
     def __len__(self) -> int:
         return len(self._snapshots)
+
+    def __contains__(self, scale_set_id: str) -> bool:
+        return scale_set_id in self._snapshots
 
     def __getitem__(self, scale_set_id: str) -> Snapshot:
         return self._snapshots[scale_set_id]
@@ -87,29 +92,32 @@ class Store:
         if before is None:
             return
         self._snapshots[key] = snapshot
-        if snapshot.failure is not None and snapshot.history is not None:
-            self._failing.add(key)
+        if snapshot.history is not None and (snapshot.failure is not None or snapshot.remembered):
+            self._ageing.add(key)
         else:
-            self._failing.discard(key)
+            self._ageing.discard(key)
         self._render(snapshot, everything=upgrades_differ(before, snapshot))
 
     def expire(self, now: float, max_age: float, at_most: int) -> bool:
-        """Take away good answers more than ``max_age`` seconds old of scale sets whose polls fail.
+        """Take away good answers more than ``max_age`` seconds old of scale sets whose polls fail, or are yet to end.
 
         Does so for some of them, and returns whether there may be more.
         """
-        failing = (self._snapshots[key] for key in self._failing)
-        outdated = (each for each in failing if each.last_success and now - each.last_success > max_age)
+        ageing = (self._snapshots[key] for key in self._ageing)
+        outdated = (each for each in ageing if each.last_success and now - each.last_success > max_age)
         some = tuple(islice(outdated, at_most))
         for snapshot in some:
             self.write(without_history(snapshot))
         return len(some) == at_most
 
-    def exposition(self) -> list[bytes]:
-        """Return the lines of all families with their headers, in pieces, as they are at this moment."""
+    def exposition(self, *, openmetrics: bool = False) -> list[bytes]:
+        """Return the lines of all families with their headers, in pieces, as they are at this moment.
+
+        The two formats differ in some of the headers, and in nothing else.
+        """
         pieces = []
-        for family, blocks in zip(FAMILIES, self._blocks, strict=True):
-            pieces.append(family.header)
+        for family, blocks in zip(self._families, self._blocks, strict=True):
+            pieces.append(family.openmetrics_header if openmetrics else family.header)
             pieces += [block.join() for block in blocks]
         return pieces
 
@@ -133,14 +141,14 @@ class Store:
     def _drop(self, scale_set: ScaleSet) -> None:
         key = scale_set.id
         del self._snapshots[key]
-        self._failing.discard(key)
+        self._ageing.discard(key)
         slot = self._slots.pop(key)
         self._free.append(slot)
-        self._replace(slot, [b""] * len(FAMILIES))
+        self._replace(slot, [b""] * len(self._families))
 
     def _render(self, snapshot: Snapshot, *, everything: bool) -> None:
         """Render a scale set, or where nothing else can have changed, what each poll changes."""
-        families = FAMILIES if everything else POLL_FAMILIES
+        families = self._families if everything else POLL_FAMILIES
         self._replace(self._slots[snapshot.scale_set.id], render(families, snapshot))
 
     def _replace(self, slot: int, pieces: list[bytes]) -> None:

@@ -105,6 +105,7 @@ class Telemetry:
             "subscription_id",
         )
         self.credential_failures = counter("credential_failures", "Failures to get a token.")
+        self.journal_failures = counter("journal_failures", "Failures to read or write the journal.")
         self.unrecognised_values = counter(
             "unrecognised_values", "Absurd fields of good answers, counted as absent.", "field"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.families import FAMILIES
+from exporter.families import FAMILIES, JOURNAL_FAMILIES
 from exporter.telemetry import PREFIX, Telemetry
 
 README = Path(__file__).parents[1] / "README.md"
@@ -26,7 +26,7 @@ def current(text: str) -> str:
 
 def _families() -> str:
     rows = []
-    for family in FAMILIES:
+    for family in FAMILIES + JOURNAL_FAMILIES:
         labels = [*family.labels, *(["label_*", "tag_*"] if family.own_labels else [])]
         rows.append((f"`{family.name}`", ", ".join(f"`{label}`" for label in labels), family.help))
     return _table(("family", "further labels", "value"), rows)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import zlib
+from dataclasses import replace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter import exposition as module
 from exporter.exposition import Exposition, Format
+from exporter.families import FAMILIES, JOURNAL_FAMILIES, Family
 from exporter.history import History
 from exporter.scale_set import ScaleSet, difference
 from exporter.snapshot import after_success
@@ -19,10 +21,16 @@ from exporter.telemetry import Telemetry
 PARSERS = {Format.TEXT: parse_text, Format.OPENMETRICS: parse_openmetrics}
 
 
-@pytest.fixture
-def store() -> Store:
-    store = Store()
+@pytest.fixture(params=[FAMILIES, FAMILIES + JOURNAL_FAMILIES], ids=["", "with a journal"])
+def store(request: pytest.FixtureRequest) -> Store:
+    return store_of(request.param)
+
+
+def store_of(families: tuple[Family, ...]) -> Store:
+    store = Store(families)
     store.apply(difference([], [ScaleSet("s", "rg", f"web-{number}", 300.0) for number in range(300)]))
+    for known in list(store.snapshots())[:250]:
+        store.write(replace(known, finished=()))
     return store
 
 
@@ -62,6 +70,28 @@ def test_the_parser_of_the_format_reads_it(store: Store, telemetry: Telemetry, i
     assert body.endswith("# EOF\n") == (in_format is Format.OPENMETRICS)
 
 
+@pytest.mark.parametrize("in_format", Format)
+async def test_a_counter_is_one_to_the_parser_of_each_format(telemetry: Telemetry, in_format: Format):
+    exposition = Exposition(store_of(FAMILIES + JOURNAL_FAMILIES), telemetry)
+    for body in (
+        b"".join(exposition.plain(in_format)),
+        gzip.decompress(b"".join(await exposition.gzip(in_format))),
+    ):
+        (counter,) = (
+            each
+            for each in PARSERS[in_format](body.decode())
+            if "upgrades" in each.name and each.type == "counter"
+        )
+        assert counter.name == "azure_vmss_os_upgrade_upgrades"
+        assert {sample.name for sample in counter.samples} == {"azure_vmss_os_upgrade_upgrades_total"}
+        assert len(counter.samples) == 250 * 6
+        others = [each.type for each in PARSERS[in_format](body.decode()) if each.name.startswith("azure")]
+        assert sorted(set(others)) == ["counter", "gauge"]
+        assert body.count(b"# TYPE azure_vmss_os_upgrade_upgrades_total counter") == (
+            in_format is Format.TEXT
+        )
+
+
 async def test_a_change_is_in_the_next_scrape(store: Store, telemetry: Telemetry):
     exposition = Exposition(store, telemetry)
     await exposition.gzip(Format.TEXT)
@@ -73,7 +103,13 @@ async def test_a_change_is_in_the_next_scrape(store: Store, telemetry: Telemetry
 async def test_scrapers_share_one_compression_until_something_changes(store: Store, telemetry: Telemetry):
     exposition = Exposition(store, telemetry)
     bodies = await asyncio.gather(*(exposition.gzip(in_format) for in_format in [*Format] * 3))
-    _, bulk, _ = await exposition.gzip(Format.TEXT)
-    assert all(body[1] is bulk for body in bodies)
+    bulk = shared(await exposition.gzip(Format.TEXT))
+    assert all(len(body) == len(bodies[0]) for body in bodies)
+    assert all(mine is others for body in bodies for mine, others in zip(bulk, shared(body), strict=True))
     store.write(after_success(next(iter(store.snapshots())), History(), 1234.5))
-    assert (await exposition.gzip(Format.TEXT))[1] is not bulk
+    assert shared(await exposition.gzip(Format.TEXT))[0] is not bulk[0]
+
+
+def shared(body: list[bytes]) -> list[bytes]:
+    """Leave out the header of the gzip member, a counter's header, and what is the exporter's own."""
+    return body[1:-1:2]

@@ -1,20 +1,22 @@
 """The table of families: literal exposition for each row, and byte for byte what prometheus_client writes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from exporter.families import FAMILIES, IDENTITY, Family, render
+from exporter.families import FAMILIES, IDENTITY, JOURNAL_FAMILIES, Family, render
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success, without_history
 
+TABLE = FAMILIES + JOURNAL_FAMILIES
 WEB = ScaleSet(
     "S", "RG", "Web", 300.0, location="eastus", labels=(("label_team", "pay"), ("tag_env", 'a"b\\c\nd'))
 )
@@ -45,7 +47,7 @@ def good(*upgrades: Upgrade) -> Snapshot:
 
 
 def lines(family: str, snapshot: Snapshot) -> list[str]:
-    (row,) = (row for row in FAMILIES if row.name == f"azure_vmss_os_upgrade_{family}")
+    (row,) = (row for row in TABLE if row.name == f"azure_vmss_os_upgrade_{family}")
     text = render([row], snapshot)[0].decode()
     return [line.removeprefix("azure_vmss_os_upgrade_") for line in text.split("\n")[:-1]]
 
@@ -59,6 +61,21 @@ def states(family: str, **values: int) -> list[str]:
     return [
         f'{family}{{resource_group="rg",scale_set="web",state="{name}",subscription_id="s"}} {values.get(name, 0)}.0'
         for name in names
+    ]
+
+
+def finished(**values: int) -> list[str]:
+    """Return the lines of what has finished; ``Faulted_User=2`` is given as one of them."""
+    counts = {
+        f"{state}_{started_by}": 0
+        for state in ("Completed", "Cancelled", "Faulted")
+        for started_by in ("Platform", "User")
+    }
+    return [
+        f'upgrades_total{{resource_group="rg",scale_set="web",started_by="{started_by}",state="{state}",'
+        f'subscription_id="s"}} {number}.0'
+        for key, number in (counts | values).items()
+        for state, _, started_by in [key.partition("_")]
     ]
 
 
@@ -218,6 +235,16 @@ def by(label: str, value: str) -> str:
             [f"last_completed_timestamp_seconds{{{ID}}} 100.0"],
         ),
         ("last_completed_timestamp_seconds", good(Upgrade(state=UpgradeState.COMPLETED)), []),
+        ("upgrades_total", good(FAULTED), []),
+        ("upgrades_total", replace(UNPOLLED, finished=()), finished()),
+        (
+            "upgrades_total",
+            replace(
+                without_history(good(FAULTED)),
+                finished=((UpgradeState.FAULTED, "User", 2), (UpgradeState.COMPLETED, "", 7)),
+            ),
+            finished(Faulted_User=2, Completed_=7),
+        ),
         (
             "scale_set_info",
             UNPOLLED,
@@ -254,10 +281,10 @@ def test_a_sample_keeps_the_fraction_of_a_second_of_azures_seventh_digit():
 def test_every_row_is_tested_above():
     (table,) = (mark for mark in test_a_row_gives_these_lines.pytestmark)
     tested = {f"azure_vmss_os_upgrade_{family}" for family, _, _ in table.args[1]}
-    assert tested == {family.name for family in FAMILIES}
+    assert tested == {family.name for family in TABLE}
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", TABLE, ids=lambda family: family.name)
 def test_a_help_text_is_one_plain_sentence(family: Family):
     assert family.help.endswith(".")
     assert not set(family.help) & set('"\\\n')
@@ -269,20 +296,23 @@ class Reference(Collector):
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         scale_set = self.snapshot.scale_set
-        for family in FAMILIES:
+        for family in TABLE:
             own = scale_set.labels if family.own_labels else ()
             names = [*IDENTITY, *(name for name, _ in own), *family.labels]
-            gauge = GaugeMetricFamily(family.name, family.help, labels=names)
+            kind = CounterMetricFamily if family in JOURNAL_FAMILIES else GaugeMetricFamily
+            metric = kind(family.name, family.help, labels=names)
             for further, value in family.samples(self.snapshot):
-                gauge.add_metric([*scale_set.identity, *(text for _, text in own), *further], value)
-            yield gauge
+                metric.add_metric([*scale_set.identity, *(text for _, text in own), *further], value)
+            yield metric
 
 
-def ours(snapshot: Snapshot) -> bytes:
-    pieces = zip(FAMILIES, render(FAMILIES, snapshot), strict=True)
-    return b"".join(family.header + piece for family, piece in pieces)
+def ours(snapshot: Snapshot, *, openmetrics: bool = False) -> bytes:
+    pieces = zip(TABLE, render(TABLE, snapshot), strict=True)
+    return b"".join(
+        (family.openmetrics_header if openmetrics else family.header) + piece for family, piece in pieces
+    )
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -307,6 +337,9 @@ UPGRADE = st.builds(
     rollback=st.none() | st.builds(Rollback, NUMBER, NUMBER, st.none() | ERROR),
     location=st.none() | TEXT,
 )
+FINISHED = st.dictionaries(
+    st.tuples(st.sampled_from([UpgradeState.COMPLETED, UpgradeState.FAULTED]), TEXT), st.integers(1, 99)
+).map(lambda counts: tuple((*key, number) for key, number in counts.items()))
 SNAPSHOT = st.builds(
     after_success,
     st.builds(
@@ -324,6 +357,7 @@ SNAPSHOT = st.builds(
             ).map(tuple),
         ),
         st.floats(1, 1e6),
+        finished=st.none() | FINISHED,
     ),
     st.lists(UPGRADE, max_size=3).map(lambda upgrades: History(tuple(upgrades))),
     st.floats(0, 1e10),
@@ -335,12 +369,12 @@ def test_the_lines_are_byte_for_byte_those_of_prometheus_client_in_both_formats(
     registry = CollectorRegistry()
     registry.register(Reference(snapshot))
     assert ours(snapshot) == generate_latest(registry)
-    assert ours(snapshot) + b"# EOF\n" == generate_openmetrics(registry)
+    assert ours(snapshot, openmetrics=True) + b"# EOF\n" == generate_openmetrics(registry)
 
 
 @given(SNAPSHOT)
 def test_no_two_samples_are_the_same_series(snapshot: Snapshot):
     series = [
-        line.rpartition(b" ")[0] for piece in render(FAMILIES, snapshot) for line in piece.split(b"\n")[:-1]
+        line.rpartition(b" ")[0] for piece in render(TABLE, snapshot) for line in piece.split(b"\n")[:-1]
     ]
     assert len(series) == len(set(series))

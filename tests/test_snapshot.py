@@ -1,10 +1,20 @@
 """What a poll changes of what is known."""
 
+from dataclasses import replace
+
 import pytest
 
 from exporter.history import History, Progress, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
-from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success, without_history
+from exporter.snapshot import (
+    Reason,
+    Snapshot,
+    after_failure,
+    after_pause,
+    after_restart,
+    after_success,
+    without_history,
+)
 
 UNKNOWN = Snapshot(ScaleSet("s", "rg", "web", 300.0), 300.0)
 START = 1000.0
@@ -80,6 +90,22 @@ def test_an_outage_longer_than_max_age_is_no_progress():
     back = after_success(without_history(known), history(pending=8), 99_000.0)
     assert without_history(known).history is None
     assert back.last_progress == 2060.0
+
+
+def test_what_the_journal_knows_is_served_as_it_was_until_it_is_too_old():
+    known = replace(after_success(UNKNOWN, history(), 2000.0), remembered=True, finished=())
+    assert after_restart(known, 2100.0, max_age=100.0) is known
+    late = after_restart(known, 2100.5, max_age=100.0)
+    assert (late.polled, late.history, late.last_poll, late.last_success) == (False, None, None, None)
+    assert (late.latest_seen, late.last_progress, late.finished) == (history().latest, START, ())
+    assert after_success(late, history(pending=8), 3000.0).last_progress == 3000.0
+
+
+def test_a_poll_that_ends_good_or_bad_is_news_and_no_memory():
+    known = replace(after_success(UNKNOWN, history(), 2000.0), remembered=True)
+    assert not after_success(known, history(), 2060.0).remembered
+    assert not after_failure(known, Reason.TIMEOUT, "", 2060.0).remembered
+    assert after_pause(known).remembered
 
 
 def test_an_equal_answer_leaves_the_very_same_history():

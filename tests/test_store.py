@@ -1,5 +1,7 @@
 """The store: what a scrape gets after polls, changes and departures."""
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -128,6 +130,20 @@ def test_a_good_answer_goes_when_it_is_older_than_max_age_and_polls_fail():
         "poll_interval_seconds",
         "scale_set_info",
     }
+
+
+def test_what_the_journal_remembers_goes_when_it_is_older_than_max_age_and_no_poll_has_ended():
+    waiting, polled = targets = scale_sets(2)
+    store = store_of(targets)
+    for target in targets:
+        known = after_success(store[target.id], History((Upgrade(),)), 1000.0)
+        store.write(replace(known, remembered=True))
+    store.write(after_success(store[polled.id], History((Upgrade(),)), 1010.0))
+    store.expire(1050.0, max_age=100.0, at_most=10)
+    assert all(known.history is not None for known in store.snapshots())
+    store.expire(1200.0, max_age=100.0, at_most=10)
+    assert store[waiting.id].history is None
+    assert store[polled.id].history is not None
 
 
 def test_outdated_answers_go_a_few_at_a_time():
