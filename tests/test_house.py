@@ -15,15 +15,15 @@ LAYERS = (
     {"backfill", "live"},
     {"once"},
     {"daemon", "simulator.server"},
-    {"poller", "schedule", "searcher", "simulator.wire", "web"},
+    {"poller", "recorder", "schedule", "searcher", "simulator.wire", "web"},
     {"exposition", "gate", "simulator.fleet", "simulator.graph", "status"},
-    {"discovery", "drawing", "moments", "selection", "store"},
+    {"discovery", "drawing", "journal", "moments", "selection", "store"},
     {"azure.client", "families"},
     {"azure.credential", "azure.turns"},
     {"azure.identity"},
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},
     {"azure.clouds", "azure.proxy", "basic_auth", "connections", "duration", "plan", "settings", "snapshot"},
-    {"address", "document", "history", "log", "pace"},
+    {"address", "document", "history", "journal_file", "log", "pace"},
     {"scale_set"},
 )
 """Who stands higher may import who stands lower, and nobody else."""
@@ -79,6 +79,10 @@ def test_imports_go_one_way(module: str):
             "simulator.wire",
         }  # a fake that shares our misreadings proves nothing
     assert own_imports(modules()[module]) <= allowed
+
+
+def test_sqlite_is_spoken_to_in_one_place():
+    assert [name for name, path in modules().items() if "sqlite3" in imports(path)] == ["journal_file"]
 
 
 @pytest.mark.parametrize("library", HOMES)

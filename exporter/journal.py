@@ -1,0 +1,344 @@
+"""The journal: an SQLite file that remembers each upgrade ever seen, and what was last known of each scale set.
+
+Theory of operation. Snapshots go in, snapshots come out. A written snapshot brings the upgrades of its history up to
+date: an upgrade is known by its scale set and its start time, its last known facts stand in ``upgrades``, and each
+change of state, counts, end or error is a row of ``changes``. What Azure tells of at the moment has a ``place``, so
+that the very history can be read back. An upgrade without a start time, or with one that an earlier entry of the
+same answer has, cannot be told from others: it is kept just as long as Azure tells of it, without its changes.
+
+A finished upgrade (Completed, Cancelled, Faulted) is counted once, in the state in which it was first seen finished,
+and the counts outlive the upgrades that are pruned: they only ever go up.
+
+What ``write`` has returned from is on the disk. What goes wrong is an ``OSError`` with a text for people. Everything
+here blocks. Knows nothing of polls, of the event loop or of what is to be done when a disk is full.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import Enum
+from itertools import groupby
+from pathlib import Path
+from sys import intern
+from typing import Any
+
+from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
+from exporter.journal_file import Connection, Writable, readable
+from exporter.scale_set import ScaleSet
+from exporter.snapshot import Finished, Reason, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How an upgrade was first seen, or seen to have changed."""
+
+    seen: float
+    """When the poll ended that found it so."""
+    state: UpgradeState
+    end: float | None
+    progress: Progress
+    rollback: Rollback
+    """The counts, without the error."""
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An upgrade as the journal remembers it."""
+
+    subscription_id: str
+    resource_group: str
+    name: str
+    """Of the scale set; this and the resource group as last spelled."""
+    first_seen: float
+    upgrade: Upgrade
+    """As last seen; it has a start."""
+    changes: tuple[Change, ...]
+    """In the order in which they were seen, at least one."""
+
+
+class Journal:
+    """The file, to be written by this process alone; from one thread at a time.
+
+    Raises ``OSError`` where the file is another exporter's at the moment, of a newer version, no journal, or cannot
+    be had. After an ``OSError`` of a method the only use left is ``close``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = Writable(path)
+
+    def close(self) -> None:
+        """Close the file, and let others write to it."""
+        self._file.close()
+
+    def write(self, found: Iterable[Snapshot], polled: Iterable[Snapshot] = ()) -> dict[str, Finished]:
+        """Write what polls have ``found``, in their order, and when scale sets were last ``polled``: all or nothing.
+
+        Returns how many finished upgrades have been counted, by the ids of the scale sets of which something was
+        found. Of a scale set that was polled, and of which nothing was ever found, there is nothing to write.
+        """
+        counts: dict[str, Finished] = {}
+        with self._file.transaction() as db:
+            for snapshot in found:
+                number = _write_scale_set(db, snapshot)
+                if snapshot.history is not None:
+                    _write_history(db, number, snapshot.history, snapshot.last_poll or 0.0)
+                counts[snapshot.scale_set.id] = _finished(db, number)
+            db.executemany(
+                "UPDATE polls SET last_poll = ?1, last_success = ?2, failure = ?3, failure_message = ?4"
+                " WHERE scale_set = (SELECT number FROM scale_sets WHERE id = ?5)"
+                " AND (last_poll, failure) IS NOT (?1, ?3)",
+                ((*_poll(snapshot), snapshot.scale_set.id) for snapshot in polled),
+            )
+        return counts
+
+    def prune(self, horizon: float, held: Collection[str]) -> int:
+        """Forget upgrades that started before the ``horizon``, but those that Azure still tells of; say how many.
+
+        Scale sets last polled before it go with all they have, unless their ids are among those ``held``.
+        """
+        with self._file.transaction() as db:
+            before = _number_of_upgrades(db)
+            idle = db.execute(
+                "SELECT number, id FROM scale_sets JOIN polls ON scale_set = number WHERE last_poll < ?",
+                (horizon,),
+            )
+            gone = [(number,) for number, key in idle.fetchall() if key not in held]
+            db.executemany("DELETE FROM scale_sets WHERE number = ?", gone)
+            db.execute("DELETE FROM upgrades WHERE place IS NULL AND start < ?", (horizon,))
+            return before - _number_of_upgrades(db)
+
+
+class Reader:
+    """What the file holds, all of one moment; for the thread that made it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def known(self, scale_sets: Iterable[ScaleSet]) -> dict[str, Snapshot]:
+        """Return what was last known of these scale sets, by id; those never seen are left out."""
+        found = ((scale_set.id, self._snapshot(scale_set)) for scale_set in scale_sets)
+        return {key: snapshot for key, snapshot in found if snapshot is not None}
+
+    def upgrades(self, scale_set_id: str) -> tuple[Recorded, ...]:
+        """Return all upgrades of the scale set of this (folded) id, the oldest first."""
+        return tuple(self._recorded("WHERE scale_sets.id = ? AND start IS NOT NULL", scale_set_id))
+
+    def all_upgrades(self) -> Iterator[Recorded]:
+        """Yield all upgrades, scale set by scale set, the oldest first; one is in memory at a time."""
+        return self._recorded("WHERE start IS NOT NULL")
+
+    def _snapshot(self, scale_set: ScaleSet) -> Snapshot | None:
+        db = self._db
+        row = db.execute(
+            "SELECT number, found, last_progress, last_poll, last_success, failure, failure_message"
+            " FROM scale_sets JOIN polls ON scale_set = number WHERE id = ?",
+            (scale_set.id,),
+        ).fetchone()
+        if row is None:
+            return None
+        number, found, last_progress, last_poll, last_success, failure, failure_message = row
+        upgrades = db.execute(
+            "SELECT facts FROM upgrades WHERE scale_set = ? AND place IS NOT NULL ORDER BY place", (number,)
+        )
+        history = History(tuple(_from_json(facts) for (facts,) in upgrades))
+        return Snapshot(
+            scale_set,
+            scale_set.interval,
+            history=history if found else None,
+            last_poll=last_poll,
+            last_success=last_success,
+            last_progress=last_progress,
+            latest_seen=history.latest,
+            failure=None if failure is None else Reason(failure),
+            failure_message=failure_message,
+            finished=_finished(db, number),
+            remembered=True,
+        )
+
+    def _recorded(self, where: str, *parameters: str) -> Iterator[Recorded]:
+        rows = self._db.execute(
+            "SELECT upgrades.number, subscription_id, resource_group, name, first_seen, facts,"  # noqa: S608
+            f" seen, {_CHANGE} FROM scale_sets JOIN upgrades ON scale_set = scale_sets.number"
+            f" JOIN changes ON upgrade = upgrades.number {where}"
+            " ORDER BY scale_sets.id, start, changes.number",
+            parameters,
+        )
+        for _, group in groupby(rows, key=lambda row: row[0]):
+            first, *others = group
+            _, subscription_id, resource_group, name, first_seen, facts = first[:6]
+            yield Recorded(
+                subscription_id,
+                resource_group,
+                name,
+                first_seen,
+                _from_json(facts),
+                tuple(_to_change(*row[6:]) for row in (first, *others)),
+            )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Reader]:
+    """Read the journal, whoever writes it; raises ``OSError`` where there is none that can be read."""
+    with readable(path) as db:
+        yield Reader(db)
+
+
+_NEW_UPGRADE = (
+    "INSERT INTO upgrades (scale_set, start, place, first_seen, counted, facts) VALUES (?, ?, ?, ?, 0, ?)"
+)
+_CHANGE = "state, ended, successful, failed, in_progress, pending, rolled_back, not_rolled_back, error_code, error_message"
+
+
+def _number_of_upgrades(db: Connection) -> int:
+    (number,) = db.execute("SELECT count(*) FROM upgrades").fetchone()
+    return int(number)
+
+
+def _write_scale_set(db: Connection, snapshot: Snapshot) -> int:
+    """Write all but the upgrades; return the number of the scale set."""
+    scale_set = snapshot.scale_set
+    db.execute(
+        "INSERT INTO scale_sets (id, subscription_id, resource_group, name, found, last_progress)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET resource_group = excluded.resource_group,"
+        " name = excluded.name, found = excluded.found, last_progress = excluded.last_progress",
+        (
+            scale_set.id,
+            scale_set.subscription_id,
+            scale_set.resource_group,
+            scale_set.name,
+            snapshot.history is not None,
+            snapshot.last_progress,
+        ),
+    )
+    (number,) = db.execute("SELECT number FROM scale_sets WHERE id = ?", (scale_set.id,)).fetchone()
+    db.execute("INSERT OR REPLACE INTO polls VALUES (?, ?, ?, ?, ?)", (number, *_poll(snapshot)))
+    return int(number)
+
+
+def _write_history(db: Connection, scale_set: int, history: History, seen: float) -> None:
+    db.execute("DELETE FROM upgrades WHERE scale_set = ? AND start IS NULL", (scale_set,))
+    db.execute("UPDATE upgrades SET place = NULL WHERE scale_set = ? AND place IS NOT NULL", (scale_set,))
+    starts: set[float | None] = {None}
+    for place, upgrade in enumerate(history.upgrades):
+        if upgrade.start in starts:
+            db.execute(_NEW_UPGRADE, (scale_set, None, place, seen, _to_json(upgrade)))
+        else:
+            starts.add(upgrade.start)
+            _write_upgrade(db, scale_set, place, upgrade, seen)
+
+
+def _write_upgrade(db: Connection, scale_set: int, place: int, upgrade: Upgrade, seen: float) -> None:
+    facts = _to_json(upgrade)
+    known = db.execute(
+        "SELECT number, counted, facts FROM upgrades WHERE scale_set = ? AND start = ?",
+        (scale_set, upgrade.start),
+    ).fetchone()
+    if known is None:
+        number = db.execute(_NEW_UPGRADE, (scale_set, upgrade.start, place, seen, facts)).lastrowid
+        counted = False
+    else:
+        number, counted, before = known
+        db.execute("UPDATE upgrades SET place = ? WHERE number = ?", (place, number))
+        if facts == before:
+            return
+        db.execute("UPDATE upgrades SET facts = ? WHERE number = ?", (facts, number))
+    change = _change(upgrade)
+    last = db.execute(
+        f"SELECT number, {_CHANGE} FROM changes WHERE upgrade = ? ORDER BY number DESC LIMIT 1",  # noqa: S608
+        (number,),
+    ).fetchone() or (0,)
+    if last[1:] != change:
+        places = ", ".join("?" * (3 + len(change)))
+        db.execute(f"INSERT INTO changes VALUES ({places})", (number, last[0] + 1, seen, *change))  # noqa: S608
+    if upgrade.state.finished and not counted:
+        db.execute("UPDATE upgrades SET counted = 1 WHERE number = ?", (number,))
+        db.execute(
+            "INSERT INTO counts VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET upgrades = upgrades + 1",
+            (scale_set, upgrade.state.value, upgrade.started_by or ""),
+        )
+
+
+def _poll(snapshot: Snapshot) -> tuple[float | str | None, ...]:
+    failure = snapshot.failure and snapshot.failure.value
+    return snapshot.last_poll, snapshot.last_success, failure, snapshot.failure_message
+
+
+def _finished(db: Connection, scale_set: int) -> Finished:
+    rows = db.execute("SELECT state, started_by, upgrades FROM counts WHERE scale_set = ?", (scale_set,))
+    return tuple((UpgradeState(state), intern(started_by), number) for state, started_by, number in rows)
+
+
+def _change(upgrade: Upgrade) -> tuple[float | str | None, ...]:
+    """Return the values of ``_CHANGE``."""
+    progress = upgrade.progress or Progress()
+    rollback = upgrade.rollback or Rollback()
+    error = upgrade.error or ApiError()
+    return (
+        upgrade.state.value,
+        upgrade.end,
+        progress.successful,
+        progress.failed,
+        progress.in_progress,
+        progress.pending,
+        rollback.successful,
+        rollback.failed,
+        error.code,
+        error.message,
+    )
+
+
+def _to_change(seen: float, state: str, end: float | None, *rest: Any) -> Change:
+    return Change(
+        seen,
+        UpgradeState(state),
+        end,
+        Progress(*rest[:4]),
+        Rollback(*rest[4:6]),
+        error_code=rest[6],
+        error_message=rest[7],
+    )
+
+
+def _to_json(upgrade: Upgrade) -> str:
+    """Write an upgrade, without what is ``None``."""
+    given = asdict(upgrade, dict_factory=_given)
+    return json.dumps(given, separators=(",", ":"), ensure_ascii=False)
+
+
+def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: value.value if isinstance(value, Enum) else value for name, value in pairs if value is not None
+    }
+
+
+def _from_json(text: str) -> Upgrade:
+    facts = json.loads(text)
+    rollback = facts.get("rollback")
+    return Upgrade(
+        state=UpgradeState(facts["state"]),
+        start=facts.get("start"),
+        end=facts.get("end"),
+        progress=Progress(**facts["progress"]) if "progress" in facts else None,
+        error=_error(facts.get("error")),
+        started_by=_shared(facts.get("started_by")),
+        image=Image(**{name: intern(text) for name, text in facts["image"].items()})
+        if "image" in facts
+        else None,
+        rollback=None
+        if rollback is None
+        else Rollback(**rollback | {"error": _error(rollback.get("error"))}),
+        location=_shared(facts.get("location")),
+    )
+
+
+def _error(facts: dict[str, Any] | None) -> ApiError | None:
+    if facts is None:
+        return None
+    return ApiError(**facts | {"details": tuple(ErrorDetail(**detail) for detail in facts["details"])})
+
+
+def _shared(text: str | None) -> str | None:
+    return text and intern(text)  # a fleet repeats the same few texts thousands of times
