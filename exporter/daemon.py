@@ -22,14 +22,16 @@ from exporter.azure.credential import Credential
 from exporter.config import Config, ConfigError
 from exporter.discovery import Discoverer, merge, select
 from exporter.exposition import Exposition
+from exporter.families import FAMILIES, JOURNAL_FAMILIES
 from exporter.gate import Gate
 from exporter.log import fields
 from exporter.plan import Budget, Plan
 from exporter.poller import Poller
+from exporter.recorder import Recorder
 from exporter.scale_set import ScaleSet, Shard, difference
 from exporter.schedule import Schedule
 from exporter.searcher import Searcher
-from exporter.snapshot import Snapshot
+from exporter.snapshot import Snapshot, after_restart
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import Server, application
@@ -42,9 +44,12 @@ DRAIN_SECONDS = 2.0
 SETTLE_SECONDS = 86_400.0
 LOOK_SECONDS = 2.0
 """Between two looks at the files of the web configuration."""
+NOTE_TIMES_SECONDS = 60.0
+"""Between two writings of when scale sets were last polled, where their polls found nothing new."""
+PRUNE_SECONDS = 3600.0
 SEARCH_TIMEOUTS = 4
 """A search may take so many times a poll's timeout: it is many pages."""
-APPLIED_AT_ONCE = 256
+APPLIED_AT_ONCE = 128
 """Scale sets that come, change or go in one go, before the event loop gets a turn."""
 EXPIRED_AT_ONCE = 64
 """Scale sets that lose their outdated history in one go, before the event loop gets a turn."""
@@ -108,14 +113,19 @@ class Daemon:
     """
 
     def __init__(self, read: Callable[[], Config], shard: Shard, *, lasting: bool = True) -> None:
-        """``lasting`` says whether the process is here to stay, so that metrics about it make sense."""
+        """``lasting`` says whether the process is here to stay: it tells of itself, and the journal is its to write."""
         self._read = read
         self._shard = shard
+        self._lasting = lasting
         self._config = config = read()
         self._clock = steady_clock()
         self._telemetry = Telemetry(process=lasting)
-        self._store = Store()
+        journal = config.journal if lasting else None
+        self._store = Store(FAMILIES + JOURNAL_FAMILIES if journal else FAMILIES)
         self.exposition = Exposition(self._store, self._telemetry)
+        self._recorder = (
+            Recorder(journal.path, journal.keep, self._store, self._telemetry) if journal else None
+        )
         self._credential = Credential(config.credential, config.cloud, self._telemetry)
         self._client = self._connect()
         self._poller = Poller(
@@ -125,6 +135,7 @@ class Daemon:
             self._clock,
             concurrency=config.polling.concurrency,
             timeout_seconds=config.polling.timeout,
+            record=self._recorder.record if self._recorder else None,
         )
         self._searcher = Searcher(
             Discoverer(self._client, self._telemetry),
@@ -145,7 +156,7 @@ class Daemon:
 
     @property
     def ready(self) -> bool:
-        """Whether every scale set has been polled once, and the daemon is not on its way out.
+        """Whether each scale set has been polled once or is known from the journal, and no end is in sight.
 
         A first search that fails ends the wait for it: alerts need the scrapes that wait for this.
         """
@@ -198,7 +209,12 @@ class Daemon:
         return bound
 
     async def start(self) -> None:
-        """Begin to search and to poll."""
+        """Begin to search and to poll; raises ``OSError`` where the journal cannot be used."""
+        if self._recorder is not None:
+            await self._recorder.open()
+            self._schedule.every(RING_SECONDS, "journal", self._recorder.ring)
+            self._schedule.every(NOTE_TIMES_SECONDS, "note times", self._recorder.note_times)
+            self._schedule.every(PRUNE_SECONDS, "prune", self._prune)
         self._schedule.every(RING_SECONDS, "expire", self._expire)
         self._schedule.every(RING_SECONDS, "join", self._join)
         self._schedule.every(RING_SECONDS, "settle", self._settle)
@@ -229,6 +245,8 @@ class Daemon:
         await self._schedule.stop()
         await self._searcher.stop_all()
         await self._poller.drain(DRAIN_SECONDS)
+        if self._recorder is not None:
+            await self._recorder.close()
         if self._server is not None:
             await self._server.stop()
         await self._client.close()
@@ -251,6 +269,7 @@ class Daemon:
     async def _adopt(self, config: Config) -> None:
         """Go by another configuration in all but the scale sets."""
         before, self._config = self._config, config
+        self._adopt_journal()
         refreshes = {each.id: each.discovery.refresh for each in config.subscriptions if each.discovery}
         for subscription_id in self._refreshes.keys() - refreshes.keys():
             self._schedule.cancel(f"discover {subscription_id}")
@@ -273,6 +292,13 @@ class Daemon:
             search = partial(self._search, subscription_id)
             self._schedule.every(refresh, f"discover {subscription_id}", search)
         self._refreshes = refreshes
+
+    def _adopt_journal(self) -> None:
+        journal = self._config.journal
+        if self._lasting and (self._recorder and self._recorder.path) != (journal and journal.path):
+            log.warning("another journal takes effect at restart only")
+        if journal is not None and self._recorder is not None:
+            self._recorder.keep = journal.keep
 
     def _connect(self) -> Client:
         polling = self._config.polling
@@ -323,6 +349,7 @@ class Daemon:
             self._plans[scale_set.subscription_id].remove(scale_set.id)
         await self._poller.retire(scale_set.id for scale_set in change.gone)
         for part in change.parts(APPLIED_AT_ONCE):
+            remembered = await self._remembered(part.new)
             self._store.apply(part)
             now = self._clock()
             for scale_set in part.changed:
@@ -331,15 +358,23 @@ class Daemon:
                 self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
             for scale_set in part.changed + part.new:
                 interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
-                known = self._store[scale_set.id]
-                if known.interval != interval:
-                    self._store.write(replace(known, interval=interval))
+                before = self._store[scale_set.id]
+                known = replace(remembered.get(scale_set.id, before), interval=interval)
+                if known != before:
+                    self._store.write(known)
             await asyncio.sleep(0)
         for subscription_id in self._subscriptions - {each.id for each in self._config.subscriptions}:
             self._subscriptions.discard(subscription_id)
             self._schedule.cancel(f"poll {subscription_id}")
             self._plans.pop(subscription_id, None)
             self._telemetry.forget(subscription_id)
+
+    async def _remembered(self, scale_sets: tuple[ScaleSet, ...]) -> dict[str, Snapshot]:
+        """Return what the journal tells of scale sets that come, as far as that may still be served."""
+        if self._recorder is None:
+            return {}
+        known, max_age = await self._recorder.remember(scale_sets), self._config.polling.max_age
+        return {key: after_restart(snapshot, time(), max_age) for key, snapshot in known.items()}
 
     def _plan(self, subscription_id: str) -> Plan:
         """Return the plan of a subscription; from the first call on its clock rings."""
@@ -363,6 +398,10 @@ class Daemon:
 
     async def _ring(self, plan: Plan) -> None:
         self._poller.start(plan.take(self._clock()), plan)
+
+    async def _prune(self) -> None:
+        if self.ready and self._recorder is not None:  # who is known by then does not go with what is old
+            await self._recorder.prune()
 
     async def _expire(self) -> None:
         max_age = self._config.polling.max_age
@@ -392,8 +431,6 @@ class Daemon:
         self._telemetry.scale_sets.clear()
         for (subscription_id, source), number in counts.items():
             self._telemetry.scale_sets.labels(subscription_id, source.value).set(number)
-        if self._config.journal:
-            log.warning("a journal is configured, but not yet part of this version")
         polling = self._config.polling
         shortest = self._budget.shortest_interval
         too_short = sum(min(each.interval, polling.active_interval) < shortest for each in scale_sets)

@@ -50,7 +50,7 @@ class _Meter:
 class Poller:
     """Polls scale sets, at most ``concurrency`` at a time, each within ``timeout_seconds``.
 
-    ``clock`` is the one that the plans go by.
+    ``clock`` is the one that the plans go by. ``record`` is told what was known before and after each poll.
     """
 
     def __init__(
@@ -62,11 +62,13 @@ class Poller:
         *,
         concurrency: int,
         timeout_seconds: float,
+        record: Callable[[Snapshot, Snapshot], None] | None = None,
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
+        self._record = record
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.use(client, concurrency)
 
@@ -130,6 +132,8 @@ class Poller:
         active = found and latest is not None and latest.state.active
         interval = plan.finished(key, self._clock(), active=active, found=found)
         self._store.write(after if after.interval == interval else replace(after, interval=interval))
+        if self._record is not None:
+            self._record(before, after)
         _log_health(before, after, outcome if isinstance(outcome, PollError) else None)
         _log_upgrade(before, after)
 

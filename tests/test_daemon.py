@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -12,12 +13,17 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from exporter import daemon as daemon_module
+from exporter import scale_set
 from exporter.address import Address
 from exporter.config import load
 from exporter.daemon import Daemon
+from exporter.history import History
+from exporter.journal import Journal, reading
 from exporter.scale_set import Shard
 from exporter.simulator.fleet import Fleet, ScaleSet
 from exporter.simulator.server import Simulator, running
+from exporter.snapshot import Snapshot, after_success
 
 Yaml = dict[str, Any]
 
@@ -429,3 +435,56 @@ async def test_a_reload_gives_living_plans_another_budget(up: Running):
     await up.until_ready()
     await up.reload(up.scale_sets, polling={"interval": "1s", "budget_share": 0.25})
     assert set(values(await up.about("poll_interval_seconds"))) == {20.0}
+
+
+async def test_with_a_journal_a_restart_is_ready_before_azure_answers_unless_all_is_too_old(up: Running):
+    async def hang(_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def life(max_age: str) -> tuple[bool, bool]:
+        """Return whether it was ready at once, and after all."""
+        up.write(up.scale_sets, journal={"path": "journal.sqlite"}, polling={"max_age": max_age})
+        daemon = Daemon(lambda: load(up.file), Shard())
+        try:
+            await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
+            await daemon.start()
+            at_once = daemon.ready
+            if max_age == "1h":
+                await until(lambda: daemon.ready)
+            return at_once, daemon.ready
+        finally:
+            await daemon.end()
+
+    assert await life("1h") == (False, True)
+    up.simulator.fault("osupgradehistory", hang)
+    assert await life("1h") == (True, True)
+    assert await life("1ms") == (False, False)
+
+
+async def test_what_is_too_old_is_forgotten_by_the_time_that_a_reload_sets(
+    up: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(daemon_module, "PRUNE_SECONDS", 0.05)
+    path = tmp_path / "journal.sqlite"
+    gone = after_success(
+        Snapshot(scale_set.ScaleSet("s", "rg", "gone", 300.0), 300.0), History(), time() - 3600
+    )
+    with closing(Journal(path)) as journal:
+        journal.write([gone])
+
+    def forgotten() -> bool:
+        with reading(path) as journal:
+            return not journal.known([gone.scale_set])
+
+    up.write(up.scale_sets, journal={"path": str(path), "keep": "2h"})
+    daemon = Daemon(lambda: load(up.file), Shard())
+    try:
+        await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
+        await daemon.start()
+        await until(lambda: daemon.ready)
+        up.write(up.scale_sets, journal={"path": str(path), "keep": "30m"})
+        assert not forgotten()
+        assert await daemon.reload() == ""
+        await until(forgotten)
+    finally:
+        await daemon.end()

@@ -1,0 +1,230 @@
+"""From poll to journal: takes what polls find, has it written in a thread, brings back what the journal has counted.
+
+``record`` only puts a snapshot in a queue. One task at a time, rung for each second, empties it; so however slow or
+broken the disk is, neither polls nor scrapes wait for it. What cannot be written stays in the queue, and is tried
+again each second. The queue is bounded: when it is full, a snapshot takes the place of the last one of its scale
+set, so that only a step between is lost, never how things stand.
+
+A poll that finds what the one before found writes nothing. That it took place is written once a minute, for all scale
+sets together, and at the end: after a crash ``last_success`` may be up to a minute older than it was, never newer.
+"""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from time import time
+from typing import Concatenate, ParamSpec, TypeVar
+
+from exporter.journal import Journal, reading
+from exporter.log import fields
+from exporter.scale_set import ScaleSet
+from exporter.snapshot import Finished, Snapshot
+from exporter.store import Store
+from exporter.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+QUEUED_AT_MOST = 4096
+"""Snapshots that wait to be written, before steps between are left out."""
+WRITTEN_AT_ONCE = 256
+"""Scale sets a transaction: a write lock held for milliseconds, one flush to the disk."""
+DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""May pass, and is no reason not to start."""
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+class Recorder:
+    """Keeps the journal at ``path``. What started longer ago than ``keep`` seconds is forgotten, whenever it prunes."""
+
+    def __init__(self, path: Path, keep: float, store: Store, telemetry: Telemetry) -> None:
+        self.path = path
+        self.keep = keep
+        self._store = store
+        self._telemetry = telemetry
+        self._journal: Journal | None = None
+        self._opened = False
+        self._queue: dict[str, list[Snapshot]] = {}
+        self._queued = 0
+        self._times_due = self._prune_due = False
+        self._troubles: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the file; a disk in trouble may come round later.
+
+        Raises ``OSError``, with a text for people, where it is another exporter's, a newer version's, or no journal.
+        """
+        try:
+            self._journal = await asyncio.to_thread(Journal, self.path)
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            self._failed(error)
+        self._opened = True
+
+    def record(self, before: Snapshot, after: Snapshot) -> None:
+        """Take in what a poll made known."""
+        if after.history is not before.history:
+            self._put(after)
+
+    async def remember(self, scale_sets: Collection[ScaleSet]) -> dict[str, Snapshot]:
+        """Return what was last known of these scale sets, by id."""
+        if not scale_sets:
+            return {}
+        await self.flush()
+        try:
+            return await self._attempt(_known, self.path, scale_sets) or {}
+        except Exception:
+            # Ours to mend; but it must not keep the scale sets from being polled.
+            log.exception("defect in the journal", extra=fields(path=self.path))
+            self._telemetry.journal_failures.inc()
+            return {}
+
+    async def ring(self) -> None:
+        """Start to write, if there is something to be written and nobody is at it."""
+        if (self._task is None or self._task.done()) and (self._queue or self._times_due or self._prune_due):
+            self._task = asyncio.create_task(self._work())
+
+    async def flush(self) -> None:
+        """Try to write all there is; who is at it comes to an end first."""
+        if self._task is not None:
+            await self._task
+        await self.ring()
+        if self._task is not None:
+            await self._task
+
+    async def note_times(self) -> None:
+        """Have it written when all scale sets were last polled."""
+        self._times_due = True
+
+    async def prune(self) -> None:
+        """Have it forgotten what is too old."""
+        self._prune_due = True
+
+    async def close(self) -> None:
+        """Write what there is to be written, and close the file."""
+        if self._opened:
+            self._times_due = True
+            await self.flush()
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close)
+            self._journal = None
+
+    async def _work(self) -> None:
+        try:
+            if await self._write_queue():
+                await self._write_times()
+                await self._forget()
+        except Exception:
+            # Ours to mend; what was in hand is lost, but not the next, nor any poll.
+            log.exception("defect in the journal", extra=fields(path=self.path))
+            self._telemetry.journal_failures.inc()
+
+    async def _write_queue(self) -> bool:
+        """Write all there is; return whether that went well."""
+        while self._queue:
+            batch = self._take()
+            counts = await self._with_journal(
+                Journal.write, [each for queued in batch.values() for each in queued]
+            )
+            if counts is None:
+                self._put_back(batch)
+                return False
+            await self._tell(counts)
+        return True
+
+    async def _write_times(self) -> None:
+        """Write when scale sets were last polled; what their polls found has been written before."""
+        if self._times_due:
+            polled = [known for known in self._store.snapshots() if known.last_poll and not known.remembered]
+            self._times_due = False
+            self._times_due = await self._with_journal(Journal.write, (), polled) is None
+
+    async def _forget(self) -> None:
+        if self._prune_due:
+            held = {known.scale_set.id for known in self._store.snapshots()}
+            self._prune_due = False
+            forgotten = await self._with_journal(Journal.prune, time() - self.keep, held)
+            self._prune_due = forgotten is None
+            if forgotten:
+                log.info("old upgrades forgotten", extra=fields(upgrades=forgotten))
+
+    def _put(self, snapshot: Snapshot) -> None:
+        queued = self._queue.setdefault(snapshot.scale_set.id, [])
+        if queued and self._queued >= QUEUED_AT_MOST:
+            queued[-1] = snapshot
+        else:
+            queued.append(snapshot)
+            self._queued += 1
+
+    def _take(self) -> dict[str, list[Snapshot]]:
+        batch = {key: self._queue.pop(key) for key in list(islice(self._queue, WRITTEN_AT_ONCE))}
+        self._queued -= sum(map(len, batch.values()))
+        return batch
+
+    def _put_back(self, batch: dict[str, list[Snapshot]]) -> None:
+        later, self._queue, self._queued = self._queue, {}, 0
+        for queue in (batch, later):
+            for queued in queue.values():
+                for snapshot in queued:
+                    self._put(snapshot)
+
+    async def _tell(self, counts: dict[str, Finished]) -> None:
+        for key, finished in counts.items():
+            if key in self._store and self._store[key].finished != finished:
+                self._store.write(replace(self._store[key], finished=finished))
+                await asyncio.sleep(0)  # it is a whole rendering
+
+    async def _with_journal(
+        self,
+        use: Callable[Concatenate[Journal, _Given], _Result],
+        *given: _Given.args,
+        **named: _Given.kwargs,
+    ) -> _Result | None:
+        """Use the journal in a thread, opened anew after a failure; ``None`` when it failed."""
+
+        def work() -> _Result:
+            if self._journal is None:
+                self._journal = Journal(self.path)
+            try:
+                return use(self._journal, *given, **named)
+            except BaseException:
+                broken, self._journal = self._journal, None
+                broken.close()
+                raise
+
+        result = await self._attempt(work)
+        if result is not None and self._troubles:
+            self._troubles.clear()
+            log.info("journal is written again", extra=fields(path=self.path))
+        return result
+
+    async def _attempt(
+        self, work: Callable[_Given, _Result], *given: _Given.args, **named: _Given.kwargs
+    ) -> _Result | None:
+        try:
+            return await asyncio.to_thread(work, *given, **named)
+        except OSError as error:
+            self._failed(error)
+            return None
+
+    def _failed(self, error: OSError) -> None:
+        """Count a failure, and say it unless it has been said since the journal was last written."""
+        self._telemetry.journal_failures.inc()
+        what = error.strerror or str(error)
+        if what not in self._troubles:
+            self._troubles.add(what)
+            log.error(
+                "journal fails, it is tried again each second", extra=fields(path=self.path, error=what)
+            )
+
+
+def _known(path: Path, scale_sets: Collection[ScaleSet]) -> dict[str, Snapshot]:
+    with reading(path) as journal:
+        return journal.known(scale_sets)

@@ -1,0 +1,259 @@
+"""From poll to journal: nothing waits for the disk, what it refuses is tried again, and counts come back."""
+
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from exporter import journal_file
+from exporter import recorder as module
+from exporter.families import FAMILIES, JOURNAL_FAMILIES
+from exporter.history import History, Progress, Upgrade, UpgradeState
+from exporter.journal import Journal, reading
+from exporter.recorder import Recorder
+from exporter.scale_set import ScaleSet, difference
+from exporter.snapshot import Finished, Reason, Snapshot, after_failure, after_success
+from exporter.store import Store
+from exporter.telemetry import Telemetry
+
+WEB, API = (ScaleSet("S", "RG", name, 300.0) for name in ("Web", "Api"))
+
+
+class World:
+    """A recorder between a store and a journal, and polls that are made up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Store(FAMILIES + JOURNAL_FAMILIES)
+        self.store.apply(difference([], [WEB, API]))
+        self.telemetry = Telemetry()
+        self.recorder = Recorder(path, 1000.0, self.store, self.telemetry)
+
+    def finds(self, *upgrades: Upgrade, at: float = 5000.0, scale_set: ScaleSet = WEB) -> None:
+        self._becomes(after_success(self.store[scale_set.id], History(upgrades), at))
+
+    def fails(self, reason: Reason, at: float) -> None:
+        self._becomes(after_failure(self.store[WEB.id], reason, "", at))
+
+    def _becomes(self, after: Snapshot) -> None:
+        before = self.store[after.scale_set.id]
+        self.store.write(after)
+        self.recorder.record(before, after)
+
+    def states(self) -> list[int | None]:
+        """Return the counts of successful instances that the journal saw one after the other."""
+        with reading(self.path) as journal:
+            return [
+                change.progress.successful for each in journal.upgrades(WEB.id) for change in each.changes
+            ]
+
+    def known(self) -> Snapshot | None:
+        with reading(self.path) as journal:
+            return journal.known([WEB]).get(WEB.id)
+
+    @property
+    def failures(self) -> float:
+        return self.telemetry.registry.get_sample_value("vmss_upgrade_exporter_journal_failures_total") or 0.0
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(journal_file, "BUSY_SECONDS", 0.0)
+    world = World(tmp_path / "journal.sqlite")
+    await world.recorder.open()
+    yield world
+    await world.recorder.close()
+
+
+def rolling(done: int) -> Upgrade:
+    return Upgrade(UpgradeState.ROLLING_FORWARD, start=4000.0, progress=Progress(successful=done))
+
+
+DONE = Upgrade(UpgradeState.COMPLETED, start=4000.0, end=4500.0, started_by="Platform")
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Let someone write to the file, and take his time."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+async def test_what_polls_find_is_written_change_by_change(world: World):
+    for number in (1, 2, 2, 3):
+        world.finds(rolling(number), at=5000.0 + number)
+    await world.recorder.flush()
+    assert world.states() == [1, 2, 3]
+    assert world.failures == 0
+
+
+async def test_a_poll_that_finds_nothing_new_writes_nothing(world: World):
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    files = sorted(world.path.parent.iterdir())
+    before = [file.read_bytes() for file in files if not file.name.endswith("-shm")]
+    for number in range(9):
+        world.finds(rolling(1), at=5060.0 + number)
+        await world.recorder.flush()
+    assert sorted(world.path.parent.iterdir()) == files
+    assert [file.read_bytes() for file in files if not file.name.endswith("-shm")] == before
+
+
+async def test_that_polls_go_on_is_written_when_it_is_time_and_at_the_end(world: World):
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    world.finds(rolling(1), at=5060.0)
+    await world.recorder.note_times()
+    await world.recorder.flush()
+    known = world.known()
+    assert known is not None
+    assert (known.last_success, known.last_poll) == (5060.0, 5060.0)
+    world.fails(Reason.TIMEOUT, at=5120.0)
+    await world.recorder.close()
+    known = world.known()
+    assert known is not None
+    assert (known.last_success, known.last_poll, known.failure) == (5060.0, 5120.0, Reason.TIMEOUT)
+
+
+async def test_a_scale_set_that_azure_does_not_find_is_remembered_as_that(world: World):
+    world.finds(rolling(1))
+    world.fails(Reason.NOT_FOUND, at=5060.0)
+    await world.recorder.flush()
+    known = world.known()
+    assert known is not None
+    assert (known.history, known.failure, known.latest_seen) == (None, Reason.NOT_FOUND, rolling(1))
+
+
+async def test_what_the_journal_has_counted_is_served_and_only_then(world: World):
+    world.finds(DONE)
+    assert world.store[WEB.id].finished is None
+    await world.recorder.flush()
+    assert world.store[WEB.id].finished == ((UpgradeState.COMPLETED, "Platform", 1),)
+    assert b'started_by="Platform",state="Completed",subscription_id="s"} 1.0\n' in b"".join(
+        world.store.exposition()
+    )
+
+
+async def test_counts_of_a_scale_set_that_left_meanwhile_are_nobodys_loss(world: World):
+    world.finds(DONE)
+    world.store.apply(difference([WEB, API], [API]))
+    await world.recorder.flush()
+    assert world.failures == 0
+    assert WEB.id not in world.store
+
+
+async def test_what_cannot_be_written_is_kept_said_once_counted_each_time_and_written_later(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    with in_use(world.path):
+        for number in (1, 2, 3):
+            world.finds(rolling(number), at=5000.0 + number)
+            await world.recorder.flush()
+    assert world.failures >= 3
+    world.finds(rolling(4), at=5004.0)
+    await world.recorder.flush()
+    assert world.states() == [1, 2, 3, 4]
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("ERROR", "journal fails, it is tried again each second"),
+        ("INFO", "journal is written again"),
+    ]
+    assert caplog.records[0].fields["error"] == "database is locked"  # type: ignore[attr-defined]
+
+
+async def test_times_are_not_written_before_what_was_found_by_then(world: World):
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    with in_use(world.path):
+        world.finds(rolling(2), at=5060.0)
+        await world.recorder.note_times()
+        await world.recorder.flush()
+    written: list[tuple[int, int]] = []
+    write = Journal.write
+
+    def watched(
+        journal: Journal, found: list[Snapshot], polled: Sequence[Snapshot] = ()
+    ) -> dict[str, Finished]:
+        written.append((len(found), len(polled)))
+        return write(journal, found, polled)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "write", watched)
+        await world.recorder.flush()
+    assert world.states() == [1, 2]
+    assert written == [(1, 0), (0, 1)]
+
+
+async def test_a_full_queue_loses_steps_between_and_never_how_things_stand(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "QUEUED_AT_MOST", 3)
+    with in_use(world.path):
+        for number in range(10):
+            world.finds(rolling(number), at=5000.0 + number)
+        world.finds(rolling(7), scale_set=API)
+        await world.recorder.flush()
+    await world.recorder.flush()
+    assert world.states() == [0, 1, 9]
+    with reading(world.path) as journal:
+        assert journal.upgrades(API.id)[0].upgrade == rolling(7)
+
+
+async def test_a_defect_costs_what_was_in_hand_and_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", defect)
+        world.finds(rolling(1))
+        await world.recorder.flush()
+    assert world.failures == 1
+    assert "defect in the journal" in caplog.text
+    world.finds(rolling(2), at=5060.0)
+    await world.recorder.flush()
+    assert world.states() == [2]
+
+
+async def test_a_journal_that_cannot_be_understood_keeps_nobody_from_being_polled(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    with closing(sqlite3.connect(world.path)) as db, db:
+        db.execute("UPDATE upgrades SET facts = 'nonsense'")
+    assert await world.recorder.remember([WEB]) == {}
+    assert world.failures == 1
+
+
+async def test_pruning_spares_whom_the_store_holds(world: World, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    world.finds(DONE)
+    world.finds(rolling(1), at=5060.0)  # Azure has forgotten the one before
+    gone = Upgrade(UpgradeState.COMPLETED, start=3000.0)
+    world.finds(gone, DONE, at=5070.0)
+    world.finds(rolling(2), at=5080.0)
+    await world.recorder.flush()
+    await world.recorder.prune()
+    await world.recorder.flush()
+    with reading(world.path) as journal:
+        assert [each.upgrade for each in journal.upgrades(WEB.id)] == [rolling(2)]
+    known = world.known()
+    assert known is not None
+    assert known.finished == ((UpgradeState.COMPLETED, "", 1), (UpgradeState.COMPLETED, "Platform", 1))
+    assert [record.fields["upgrades"] for record in caplog.records] == [1]  # type: ignore[attr-defined]
+
+
+async def test_a_file_that_is_no_journal_is_refused_at_the_start_and_left_alone(tmp_path: Path):
+    path = tmp_path / "journal.sqlite"
+    path.write_text("nonsense" * 99)
+    world = World(path)
+    with pytest.raises(OSError, match="not a database"):
+        await world.recorder.open()
+    await world.recorder.close()
+    assert path.read_text() == "nonsense" * 99
