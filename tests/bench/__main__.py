@@ -9,6 +9,7 @@ from time import monotonic
 
 from .alert import alert
 from .detection import detection
+from .journal import journal
 from .loop import loop
 from .page import page
 from .poll import poll
@@ -22,6 +23,7 @@ from .slow import slow
 MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "scrape": scrape,
     "poll": poll,
+    "journal": journal,
     "start": start,
     "requests": requests,
     "memory": memory,
