@@ -10,16 +10,18 @@ unknown and have no samples then. Pure, but for the command at the end.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from math import floor, inf
 from pathlib import Path
 from time import time
 
 from exporter.config import Config
 from exporter.families import FAMILIES, Family, render
-from exporter.history import History, Upgrade, UpgradeState
+from exporter.history import ApiError, History, Upgrade, UpgradeState
+from exporter.journal import Change as Seen
+from exporter.journal import Recorded, reading
 from exporter.once import draw, everything_polled, opened, raise_for
 from exporter.scale_set import ScaleSet, Shard
 from exporter.snapshot import Snapshot
@@ -82,32 +84,79 @@ class Span:
 _MILLISECOND = 0.001
 
 
-def in_hindsight(history: History) -> tuple[Change, ...]:
-    """Return the changes that a history tells of: each upgrade ran from its start to its end, or the next start."""
-    started = sorted(
-        ((upgrade.start, upgrade) for upgrade in history.upgrades if upgrade.start is not None),
-        key=lambda pair: pair[0],
+def changes(history: History, recorded: Iterable[Recorded] = ()) -> tuple[Change, ...]:
+    """Return what was true when, by what Azure tells of now and what the journal saw.
+
+    An upgrade is the latest from its start to the start of the next one.
+    """
+    told = {upgrade.start: upgrade for upgrade in reversed(history.upgrades) if upgrade.start is not None}
+    known = {each.upgrade.start: each for each in recorded if each.upgrade.start is not None}
+    starts = sorted(told.keys() | known.keys())
+    return tuple(
+        change
+        for start, superseded in pairwise([*starts, inf])
+        for change in _of_upgrade(start, told.get(start), known.get(start))
+        if change.at < superseded
     )
-    changes = []
-    for index, (start, upgrade) in enumerate(started):
-        superseded = started[index + 1][0] if index + 1 < len(started) else inf
-        running = replace(
-            upgrade,
-            state=UpgradeState.ROLLING_FORWARD,
-            end=None,
-            progress=None,
-            error=None,
-            rollback=None,
-        )
-        if upgrade.state.active:
-            changes.append(Change(start, running))
-        elif upgrade.end is None:
-            changes.append(Change(start, None))  # it ended, nobody knows when
-        else:
-            changes.append(Change(start, running))
-            if upgrade.end < superseded:
-                changes.append(Change(max(upgrade.end, start), upgrade))
-    return tuple(changes)
+
+
+def _of_upgrade(start: float, told: Upgrade | None, recorded: Recorded | None) -> Iterator[Change]:
+    seen = _as_seen(recorded) if recorded is not None else []
+    yield from seen
+    if told is None:
+        return
+    if not seen:
+        yield from _in_hindsight(start, told)
+    elif told.state.finished and told.end is not None and told.state is not _state(seen[-1]):
+        yield Change(max(told.end, seen[-1].at), told)  # while no exporter ran
+
+
+def _state(change: Change) -> UpgradeState | None:
+    return change.latest.state if change.latest is not None else None
+
+
+def _in_hindsight(start: float, upgrade: Upgrade) -> Iterator[Change]:
+    """Yield what an upgrade tells of its own past: it ran from its start to its end."""
+    if upgrade.state.active:
+        yield Change(start, _running(upgrade))
+    elif upgrade.end is None:
+        yield Change(start, None)  # it ended, nobody knows when
+    else:
+        yield Change(start, _running(upgrade))
+        yield Change(max(upgrade.end, start), upgrade)
+
+
+def _running(upgrade: Upgrade) -> Upgrade:
+    """Return an upgrade as it must have been when it had begun: of counts and errors nothing is known."""
+    return replace(
+        upgrade, state=UpgradeState.ROLLING_FORWARD, end=None, progress=None, error=None, rollback=None
+    )
+
+
+def _as_seen(recorded: Recorded) -> list[Change]:
+    """Return an upgrade's changes as polls saw them; what is known of the time before the first by hindsight."""
+    start = recorded.upgrade.start or 0.0
+    first, *others = [(change, _as_it_was(recorded, change)) for change in recorded.changes]
+    seen = [*_in_hindsight(start, first[1])]
+    if first[1].state.active:
+        seen.append(Change(max(first[0].seen, start), first[1]))
+    for change, upgrade in others:
+        ended = change.end if change.end is not None and change.end <= change.seen else change.seen
+        seen.append(Change(max(ended if upgrade.state.finished else change.seen, seen[-1].at), upgrade))
+    return seen
+
+
+def _as_it_was(recorded: Recorded, change: Seen) -> Upgrade:
+    """Return an upgrade with what was true at a change, and of the rest what is known in the end."""
+    error = ApiError(change.error_code, change.error_message)
+    return replace(
+        recorded.upgrade,
+        state=change.state,
+        end=change.end,
+        progress=change.progress,
+        rollback=change.rollback,
+        error=error if error != ApiError() else None,
+    )
 
 
 def write(pasts: Sequence[Past], span: Span, told: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
@@ -167,18 +216,26 @@ async def backfill(
     labels: Sequence[tuple[str, str]],
     output: Path | None,
 ) -> None:
-    """Ask Azure for every history and write its past to ``output`` or standard output.
+    """Ask Azure, and the journal where there is one, for every history; write its past to ``output`` or standard output.
+
+    Scale sets that only the journal still knows of are among them.
 
     Raises what ``read`` raises, and ``OSError`` where the output cannot be written, or where polls failed: what was
     learned has been written then all the same.
     """
+    journal = read().journal
     async with everything_polled(read, shard) as daemon:
         snapshots, failures = daemon.snapshots(), daemon.failures()
-    pasts = [
-        Past(replace(known.scale_set, labels=tuple(labels)), in_hindsight(known.history))
-        for known in sorted(snapshots, key=lambda known: known.scale_set.id)
-        if known.history is not None
-    ]
+    known = {each.scale_set.id: each for each in snapshots if each.history is not None}
+    recorded = _recorded(journal.path) if journal is not None else {}
+    forgotten = {key: past for key, (past, _) in recorded.items() if key not in known and shard.holds(past)}
+    pasts = []
+    for key in sorted(known.keys() | forgotten.keys()):
+        scale_set = known[key].scale_set if key in known else forgotten[key]
+        history = known[key].history if key in known else None
+        _, upgrades = recorded.get(key, (scale_set, []))
+        labelled = replace(scale_set, labels=tuple(labels))
+        pasts.append(Past(labelled, changes(history or History(), upgrades)))
     of = steps(pasts)
 
     def told(done: int) -> None:
@@ -188,6 +245,16 @@ async def backfill(
     with opened(output) as file:
         file.writelines(write(pasts, span, told))
     raise_for(failures)
+
+
+def _recorded(path: Path) -> dict[str, tuple[ScaleSet, list[Recorded]]]:
+    """Return what the journal holds by the scale sets' ids; raises ``OSError`` where it cannot be read."""
+    found: dict[str, tuple[ScaleSet, list[Recorded]]] = {}
+    with reading(path) as journal:
+        for each in journal.all_upgrades():
+            scale_set = ScaleSet(each.subscription_id, each.resource_group, each.name, 0.0)
+            found.setdefault(scale_set.id, (scale_set, []))[1].append(each)
+    return found
 
 
 def latest_end(now: float | None = None) -> float:

@@ -10,6 +10,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from time import monotonic, time
@@ -32,6 +33,7 @@ from exporter.scale_set import ScaleSet, Shard, difference
 from exporter.schedule import Schedule
 from exporter.searcher import Searcher
 from exporter.snapshot import Snapshot, after_restart
+from exporter.status import Past, nothing
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import Server, application
@@ -181,6 +183,10 @@ class Daemon:
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Return what is known of each scale set."""
         return tuple(self._store.snapshots())
+
+    def past(self) -> AbstractContextManager[Past]:
+        """Give what Azure may have forgotten; entered in a thread."""
+        return nullcontext(nothing) if self._recorder is None else self._recorder.past()
 
     @property
     def configuration(self) -> str:

@@ -12,14 +12,16 @@ sets together, and at the end: after a crash ``last_success`` may be up to a min
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import time
 from typing import Concatenate, ParamSpec, TypeVar
 
-from exporter.journal import Journal, reading
+from exporter.history import Upgrade
+from exporter.journal import Journal, Reader, reading
 from exporter.log import fields
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Finished, Snapshot
@@ -72,6 +74,24 @@ class Recorder:
         """Take in what a poll made known."""
         if after.history is not before.history:
             self._put(after)
+
+    @contextmanager
+    def past(self) -> Iterator[Callable[[ScaleSet], tuple[Upgrade, ...]]]:
+        """Give all upgrades of a scale set, the oldest first, for a thread; of a file that cannot be read, none."""
+        with ExitStack() as stack:
+            try:
+                journal: Reader | None = stack.enter_context(reading(self.path))
+            except OSError:
+                journal = None
+
+            def upgrades(scale_set: ScaleSet) -> tuple[Upgrade, ...]:
+                try:
+                    recorded = journal.upgrades(scale_set.id) if journal is not None else ()
+                except OSError:
+                    return ()
+                return tuple(each.upgrade for each in recorded)
+
+            yield upgrades
 
     async def remember(self, scale_sets: Collection[ScaleSet]) -> dict[str, Snapshot]:
         """Return what was last known of these scale sets, by id."""

@@ -7,7 +7,7 @@ come in is the gate's to say, and what a connection may take stands in ``connect
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from time import perf_counter, time
 from typing import Protocol
@@ -53,6 +53,9 @@ class Status(Protocol):
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Return what is known of each scale set."""
+
+    def past(self) -> AbstractContextManager[status_page.Past]:
+        """Give what Azure may have forgotten; entered in a thread."""
 
     async def reload(self) -> str:
         """Read the configuration anew; return what is wrong with it, or nothing when it is in force."""
@@ -114,8 +117,14 @@ def application(
             query = Query.read(request.query)
         except BadQuery as error:
             return web.Response(text=f"{error}\n", status=400, headers=headers)
+        snapshots = status.snapshots()
+
+        def with_past() -> bytes:
+            with status.past() as past:
+                return make(snapshots, query, time(), past=past)
+
         async with making:  # one at a time, and threads stay free for the gzip of scrapes
-            body = await asyncio.to_thread(make, status.snapshots(), query, time())
+            body = await asyncio.to_thread(with_past)
         response = web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
         response.enable_compression()
         return response

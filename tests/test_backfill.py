@@ -1,10 +1,14 @@
 """Past upgrades: what was true when, and how that is written."""
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exporter.backfill import HEAD_SECONDS, Change, Past, Span, in_hindsight, latest_end, steps, write
+from exporter.backfill import HEAD_SECONDS, Change, Past, Span, changes, latest_end, steps, write
 from exporter.history import ApiError, History, Image, Progress, Rollback, Upgrade, UpgradeState
+from exporter.journal import Change as Seen
+from exporter.journal import Recorded
 from exporter.scale_set import ScaleSet
 
 WEB = ScaleSet("S", "Rg", "Web", 300.0)
@@ -19,8 +23,7 @@ FAULTED = Upgrade(
 
 def states(*upgrades: Upgrade) -> list[tuple[float, UpgradeState | None]]:
     return [
-        (change.at, change.latest and change.latest.state)
-        for change in in_hindsight(History(tuple(upgrades)))
+        (change.at, change.latest and change.latest.state) for change in changes(History(tuple(upgrades)))
     ]
 
 
@@ -34,7 +37,7 @@ def test_an_upgrade_ran_from_its_start_to_its_end():
 
 
 def test_what_was_known_only_at_the_end_is_not_said_of_the_time_before():
-    running, ended = in_hindsight(History((FAULTED,)))
+    running, ended = changes(History((FAULTED,)))
     assert running.latest == Upgrade(RUNNING, 2000.0)
     assert ended.latest == FAULTED
 
@@ -95,7 +98,7 @@ IDENTITY = {"subscription_id", "resource_group", "scale_set"}
 
 def test_every_sample_has_the_value_that_was_true_at_its_time():
     span = Span(start=900.0, end=2150.0, step=500.0, active_step=40.0)
-    past = Past(WEB, in_hindsight(History((COMPLETED, FAULTED))))
+    past = Past(WEB, changes(History((COMPLETED, FAULTED))))
     written = samples(b"".join(write([past], span)))
     running, resting = [1000.0, 1040.0, 1080.0], [1100.0, 1500.0]
     again, ended = [2000.0, 2040.0], [2050.5]
@@ -129,11 +132,66 @@ def test_changes_in_the_same_millisecond_are_one():
 def test_further_labels_stand_on_every_sample():
     labelled = ScaleSet("S", "Rg", "Web", 300.0, labels=(("instance", "a:1"), ("job", "j")))
     document = b"".join(
-        write([Past(labelled, in_hindsight(History((COMPLETED,))))], Span(0.0, 2000.0, 500.0, 60.0))
+        write([Past(labelled, changes(History((COMPLETED,))))], Span(0.0, 2000.0, 500.0, 60.0))
     )
     lines = [line for line in document.splitlines() if not line.startswith(b"#")]
     assert lines
     assert all(b'instance="a:1",job="j"' in line for line in lines)
+
+
+ROLLING = Seen(1010.0, RUNNING, None, Progress(1, 0, 1, 1), Rollback(), None, None)
+
+
+def recorded(upgrade: Upgrade, *seen: Seen) -> Recorded:
+    return Recorded("S", "Rg", "Web", seen[0].seen, upgrade, seen)
+
+
+def seen(history: History, *from_journal: Recorded) -> list[tuple[float, object, object]]:
+    return [
+        (change.at, change.latest and change.latest.state, change.latest and change.latest.progress)
+        for change in changes(history, from_journal)
+    ]
+
+
+def test_what_the_journal_saw_is_known_from_when_it_was_seen_and_the_end_from_when_it_was():
+    further = replace(ROLLING, seen=1070.0, progress=Progress(2, 0, 1, 0))
+    done = Seen(1130.0, UpgradeState.COMPLETED, 1100.0, Progress(3, 0, 0, 0), Rollback(), None, None)
+    assert seen(History(), recorded(COMPLETED, ROLLING, further, done)) == [
+        (1000.0, RUNNING, None),
+        (1010.0, RUNNING, Progress(1, 0, 1, 1)),
+        (1070.0, RUNNING, Progress(2, 0, 1, 0)),
+        (1100.0, UpgradeState.COMPLETED, Progress(3, 0, 0, 0)),
+    ]
+
+
+def test_what_the_journal_saw_only_in_the_end_is_known_by_hindsight():
+    done = Seen(5000.0, UpgradeState.COMPLETED, 1100.0, Progress(3, 0, 0, 0), Rollback(), None, None)
+    assert seen(History(), recorded(COMPLETED, done)) == seen(History((COMPLETED,)))
+
+
+def test_an_end_that_only_azure_tells_of_is_added_to_what_the_journal_saw():
+    assert seen(History((COMPLETED,)), recorded(COMPLETED, ROLLING)) == [
+        (1000.0, RUNNING, None),
+        (1010.0, RUNNING, Progress(1, 0, 1, 1)),
+        (1100.0, UpgradeState.COMPLETED, Progress(3, 0, 0, 0)),
+    ]
+
+
+def test_the_journal_reaches_further_back_than_azure():
+    older = replace(COMPLETED, start=10.0, end=20.0)
+    done = Seen(30.0, UpgradeState.COMPLETED, 20.0, Progress(3, 0, 0, 0), Rollback(), None, None)
+    assert [at for at, _, _ in seen(History((COMPLETED,)), recorded(older, done))] == [
+        10.0,
+        20.0,
+        1000.0,
+        1100.0,
+    ]
+
+
+def test_an_error_that_was_seen_shows_from_then_on():
+    faulted = Seen(2060.0, UpgradeState.FAULTED, 2050.5, Progress(1, 2, 0, 0), Rollback(2, 0), "Boom", "text")
+    *_, last = changes(History(), [recorded(FAULTED, replace(ROLLING, seen=2010.0), faulted)])
+    assert (last.at, last.latest and last.latest.error) == (2050.5, ApiError("Boom", "text"))
 
 
 def test_progress_is_told_for_each_part():

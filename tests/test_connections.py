@@ -5,7 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from exporter.connections import Limits
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
 from exporter.snapshot import Snapshot
+from exporter.status import Past, nothing
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import Server, application
@@ -32,6 +33,9 @@ PATIENCE_SECONDS = 10.0
 class Status:
     ready = True
     configuration = ""
+
+    def past(self) -> AbstractContextManager[Past]:
+        return nullcontext(nothing)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         return ()

@@ -488,3 +488,30 @@ async def test_what_is_too_old_is_forgotten_by_the_time_that_a_reload_sets(
         await until(forgotten)
     finally:
         await daemon.end()
+
+
+async def test_the_page_tells_of_upgrades_that_azure_has_forgotten(up: Running, tmp_path: Path):
+    first = up.scale_sets[0]
+    journal = {"path": str(tmp_path / "journal.sqlite")}
+    up.write([first], journal=journal)
+
+    async def shown(azure_knows: int) -> list[str]:
+        daemon = Daemon(lambda: load(up.file), Shard())
+        (address,) = await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
+        await daemon.start()
+        await until(
+            lambda: (
+                [len(each.history.upgrades) for each in daemon.snapshots() if each.history] == [azure_knows]
+            )
+        )
+        url = f"http://{address}/api/v1/scale-sets"
+        async with aiohttp.ClientSession() as client, client.get(url) as response:
+            (row,) = (await response.json())["scale_sets"]
+        await daemon.end()
+        return [upgrade["start"] for upgrade in row["upgrades"]]
+
+    before = await shown(5)
+    assert len(before) == 5
+    history = up.simulator.fleet.history(first, up.simulator.clock())
+    up.simulator.histories[first.resource_id.lower()] = history[:1]
+    assert await shown(1) == before

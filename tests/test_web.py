@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
 from exporter.scale_set import ScaleSet, difference
 from exporter.snapshot import Snapshot
+from exporter.status import Past, nothing
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import (
@@ -38,6 +40,9 @@ class Status:
     faults: str = ""
     reloads: int = 0
     known: tuple[Snapshot, ...] = ()
+
+    def past(self) -> AbstractContextManager[Past]:
+        return nullcontext(nothing)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         return self.known

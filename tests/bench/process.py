@@ -5,7 +5,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from shutil import which
 from statistics import median
@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from exporter.address import Address
 from exporter.snapshot import Snapshot
+from exporter.status import Past, nothing
 from exporter.web import Server, application
 
 from . import fleet
@@ -200,6 +201,9 @@ class Ready:
 
     def __init__(self, polled: Polled) -> None:
         self._polled = polled
+
+    def past(self) -> AbstractContextManager[Past]:
+        return nullcontext(nothing)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         return tuple(self._polled.store.snapshots())

@@ -1,6 +1,7 @@
 """The status page in a real browser: what is seen, what is kept over a refresh, and what hostile text cannot do."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import time
 from typing import Literal
@@ -22,6 +23,7 @@ from exporter.exposition import Exposition
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot
+from exporter.status import Past, nothing
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 from exporter.web import Server, application
@@ -63,6 +65,9 @@ class Site:
     configuration: str = ""
     complaints: list[str] = field(default_factory=list)
     """What the browser's console said, and requests to elsewhere."""
+
+    def past(self) -> AbstractContextManager[Past]:
+        return nullcontext(nothing)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         if self.broken:
