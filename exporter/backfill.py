@@ -12,8 +12,9 @@ unknown and have no samples then. Pure, but for the command at the end.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
-from math import floor, inf
+from functools import lru_cache
+from itertools import pairwise
+from math import ceil, floor, inf
 from pathlib import Path
 from time import time
 
@@ -37,7 +38,7 @@ NAMES = (
 HEAD_SECONDS = 3 * 3600.0
 """Of the past, what Prometheus may still hold in its head block: blocks made for it would overlap."""
 ACTIVE_STEP, REST_STEP = 60.0, 300.0
-STAMPS_AT_ONCE = 2048
+GRID_PART = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,23 @@ class Span:
     active_step: float
     """While an upgrade runs."""
 
-    def stamps(self, since: float, until: float, step: float) -> Iterator[bytes]:
+    def stamps(self, since: float, until: float, step: float) -> Iterator[Sequence[bytes]]:
         """Yield the times to write of what was true from ``since`` to before ``until``: at once, then on the grid."""
         since, until = max(since, self.start), min(until, self.end)
-        if since < until:
-            yield b"%.3f" % since
-        number = floor(since / step) + 1
-        while number * step < until:
-            if number * step - since >= _MILLISECOND:
-                yield b"%.3f" % (number * step)
-            number += 1
+        if since >= until:
+            return
+        yield (b"%.3f" % since,)
+        first, end = floor(since / step) + 1, ceil(until / step)
+        first += first * step - since < _MILLISECOND
+        for part in range(first // GRID_PART, (end - 1) // GRID_PART + 1):
+            start = part * GRID_PART
+            yield _grid(part, step)[max(first - start, 0) : end - start]
+
+
+@lru_cache(maxsize=64)
+def _grid(part: int, step: float) -> tuple[bytes, ...]:
+    """Return some times of a grid; all series share them."""
+    return tuple([b"%.3f" % (number * step) for number in range(part * GRID_PART, (part + 1) * GRID_PART)])
 
 
 _MILLISECOND = 0.001
@@ -194,9 +202,8 @@ def _of_scale_set(family: Family, past: Past, span: Span) -> Iterator[bytes]:
             if series in values and change.latest is not None:
                 step = span.active_step if change.latest.state.active else span.step
                 head = series + b" " + values[series] + b" "
-                stamps = span.stamps(change.at, until, step)
-                while some := list(islice(stamps, STAMPS_AT_ONCE)):
-                    yield head + (b"\n" + head).join(some) + b"\n"
+                for stamps in filter(None, span.stamps(change.at, until, step)):
+                    yield head + (b"\n" + head).join(stamps) + b"\n"
 
 
 def _samples(family: Family, scale_set: ScaleSet, latest: Upgrade | None) -> Iterator[tuple[bytes, bytes]]:

@@ -78,7 +78,13 @@ def test_times_are_the_change_and_then_a_grid_within_the_span(
     since: float, until: float, expected: list[str]
 ):
     span = Span(start=100.0, end=500.0, step=100.0, active_step=10.0)
-    assert [stamp.decode() for stamp in span.stamps(since, until, span.step)] == expected
+    assert [stamp.decode() for stamps in span.stamps(since, until, span.step) for stamp in stamps] == expected
+
+
+def test_a_long_grid_has_no_gap_and_no_time_twice():
+    span = Span(start=0.0, end=1e9, step=60.0, active_step=60.0)
+    stamps = [float(stamp) for part in span.stamps(1_000_000.5, 1_500_000.0, 60.0) for stamp in part]
+    assert stamps == [1_000_000.5, *(number * 60.0 for number in range(16_667, 25_000))]
 
 
 def samples(document: bytes) -> dict[tuple[str, ...], list[tuple[float, float]]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from .alert import alert
+from .backfill import backfill
 from .detection import detection
 from .journal import journal
 from .loop import loop
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "alert": alert,
     "slow": slow,
     "page": page,
+    "backfill": backfill,
 }
 NOTE = """Costs are processor time (user and system) unless they are called otherwise, medians of measurements taken
 in turn with the reference's on the same machine; detection is in simulated time, recovery in real time. Ratios carry over to other machines, times do not. A scrape ends
