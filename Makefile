@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme dashboards lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -48,6 +48,10 @@ bench: .venv/test .venv/packages
 # The README's tables of metrics, from the code.
 readme: .venv/test
 	$(BIN)/python -m tests.readme
+
+# Grafana's dashboards, from their source.
+dashboards: .venv/test
+	$(BIN)/python -m deploy.grafana.source
 
 # New versions within pyproject.toml's bounds, with their hashes.
 LOCK := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \

@@ -1,0 +1,1 @@
+"""The dashboards as code; what ships is the JSON that it writes."""
