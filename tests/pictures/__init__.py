@@ -1,0 +1,1 @@
+"""The pictures of the dashboards in the README: ``make pictures`` draws them anew."""
