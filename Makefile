@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme dashboards pictures lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme licences dashboards pictures sbom lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -59,13 +59,29 @@ pictures: .venv/test .venv/packages .venv/pictures/page.js
 	$(BIN)/python -m tests.pictures .venv/pictures/page.js
 	pngquant --force --ext=.png --speed=1 128 .github/pictures/*.png
 
+# The list of licences, from the metadata of what is installed.
+licences: .venv/test
+	$(BIN)/python -m tests.supply.licences
+
+# The bill of materials, of an environment that has what an image has and nothing else; with IMAGE_PACKAGES=, a copy of the image's
+# /var/lib/dpkg/status.d, Debian's part, too.
+sbom: .venv/supply
+	rm -rf .venv/shipped
+	$(PYTHON) -m venv .venv/shipped
+	.venv/shipped/bin/pip install --disable-pip-version-check --quiet --require-hashes -r requirements.txt
+	.venv/shipped/bin/pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps .
+	.venv/shipped/bin/pip uninstall --quiet --yes flit_core setuptools pip
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject=pyproject.toml --output-reproducible --output-file=dist/sbom.cdx.json .venv/shipped
+	$(BIN)/python -m tests.supply.sbom dist/sbom.cdx.json $(IMAGE_PACKAGES)
+
 # New versions within pyproject.toml's bounds, with their hashes.
 LOCK := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --build-deps-for=editable pyproject.toml
-lock: .venv/test
-	$(PIP) install pip-tools
+lock: .venv/supply
 	$(LOCK) --output-file=requirements.txt
 	$(LOCK) --extra=test --constraint=requirements.txt --output-file=tests/requirements.txt
+	$(LOCK) --extra=supply --constraint=tests/requirements.txt --output-file=tests/supply/requirements.txt
 
 # Debian's python3 comes without ensurepip; python3-venv brings it.
 .venv/bin/pip:
@@ -79,6 +95,10 @@ lock: .venv/test
 
 .venv/test: tests/requirements.txt .venv/run
 	$(PIP) install --require-hashes -r tests/requirements.txt
+	@touch $@
+
+.venv/supply: tests/supply/requirements.txt .venv/test
+	$(PIP) install --require-hashes -r tests/supply/requirements.txt
 	@touch $@
 
 # The real Prometheus and Alertmanager, nginx: what the tests and the benchmark drive.
