@@ -94,7 +94,13 @@ class Engine:
         self.buildah("rm", container)
 
     def build(self) -> None:
-        flags = ["--isolation=chroot", "--network=host", "--pull-never", "--format=docker"]
+        flags = [
+            "--isolation=chroot",
+            "--network=host",
+            "--pull-never",
+            "--format=docker",
+            f"--build-arg=BASE={BASE}",
+        ]
         self.buildah("bud", *flags, f"--file={ROOT / 'deploy/Dockerfile'}", f"--tag={IMAGE}", ROOT)
 
     @contextmanager

@@ -64,4 +64,4 @@ def test_no_image_floats(path: str):
     )
     assert images
     for image in set(images) - {"vmss-upgrade-exporter"}:
-        assert re.search(r":(v?\d+\.\d+\.\d+|trixie-slim)$", image), image
+        assert re.search(r":v?\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image), image
