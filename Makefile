@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench readme licences dashboards pictures sbom lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench coverage readme licences dashboards pictures sbom lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -44,6 +44,16 @@ format: .venv/test
 # The figures that the README and the commit messages quote. Timings are measured, never asserted.
 bench: .venv/test .venv/packages
 	$(BIN)/python -m tests.bench
+
+# Every test, and what of exporter/ it ran, the processes that tests start included.
+coverage: .venv/supply .venv/packages .venv/bin/helm
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --show-missing
+	mkdir -p dist
+	$(BIN)/coverage json --quiet -o dist/coverage.json
+	$(BIN)/python -m tests.supply.covered dist/coverage.json
 
 # The README's tables of metrics, from the code.
 readme: .venv/test

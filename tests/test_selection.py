@@ -222,6 +222,20 @@ def test_how_long_an_upgrade_took(upgrade: Upgrade, expected: float | None):
     assert duration(upgrade, NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("query", "narrowed"),
+    [
+        (Query(), False),
+        (Query(sort="name", page=3), False),
+        (Query(search="web"), True),
+        (Query(failing=True), True),
+        (Query(subscription="s"), True),
+    ],
+)
+def test_order_and_page_leave_nothing_out_but_a_condition_does(query: Query, narrowed: bool):
+    assert query.narrowed is narrowed
+
+
 def test_a_link_bears_any_text():
     assert Query(search="\ud800&q=#").link() == "?q=%3F%26q%3D%23"
 
