@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench coverage readme licences dashboards pictures sbom lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench coverage mutants readme licences dashboards pictures sbom lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -54,6 +54,10 @@ coverage: .venv/supply .venv/packages .venv/bin/helm
 	mkdir -p dist
 	$(BIN)/coverage json --quiet -o dist/coverage.json
 	$(BIN)/python -m tests.supply.covered dist/coverage.json
+
+# Small changes of the pure modules, each of which a test should notice; MODULES=plan changes one module only.
+mutants: .venv/supply
+	$(BIN)/python -m tests.supply.mutants $(MODULES)
 
 # The README's tables of metrics, from the code.
 readme: .venv/test

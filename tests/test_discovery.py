@@ -495,3 +495,7 @@ async def test_a_search_that_fails_finds_nothing_and_says_why(
     world.now[0] += 3600.0
     if kind is not Throttled:
         assert await world.find() == world.names
+
+
+# Mutants that live
+#   `found[group.upper(), name.lower()] = Found(` and `found[group.lower(), name.upper()] = Found(`: upper case folds as well.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from exporter.families import FAMILIES, IDENTITY, JOURNAL_FAMILIES, Family, render
+from exporter.families import FAMILIES, IDENTITY, JOURNAL_FAMILIES, Family, render, upgrades_differ
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success, without_history
@@ -378,3 +379,23 @@ def test_no_two_samples_are_the_same_series(snapshot: Snapshot):
         line.rpartition(b" ")[0] for piece in render(TABLE, snapshot) for line in piece.split(b"\n")[:-1]
     ]
     assert len(series) == len(set(series))
+
+
+@pytest.mark.parametrize(
+    ("change", "may_differ"),
+    [
+        ({}, False),
+        ({"last_poll": 4000.0, "last_success": 4000.0}, False),
+        ({"failure": Reason.TIMEOUT, "failure_message": "no answer"}, False),
+        ({"history": History((COMPLETED,))}, True),
+        ({"last_progress": 4000.0}, True),
+        ({"finished": ((UpgradeState.COMPLETED, "Platform", 1),)}, True),
+        ({"scale_set": replace(WEB, location="northeurope")}, True),
+    ],
+    ids=["nothing", "a poll", "a failure", "the history", "progress", "the journal", "the scale set"],
+)
+def test_the_lines_of_upgrades_are_rendered_anew_when_they_may_differ(
+    change: dict[str, Any], may_differ: bool
+):
+    before = good(COMPLETED)
+    assert upgrades_differ(before, replace(before, **change)) is may_differ

@@ -314,6 +314,17 @@ def test_the_location_is_read_under_the_name_that_one_page_shows_too():
     )
 
 
+def test_a_text_may_be_as_long_as_allowed_and_in_any_script():
+    for text in ("x" * MAX_TEXT, "Ünïcode", "更新"):
+        history = parsed(properties(startedBy=text))
+        assert (history.upgrades[0].started_by, history.unrecognised) == (text, ())
+
+
+def test_as_many_details_as_allowed_are_not_absurd():
+    history = parsed(properties(error={"details": [{"code": "c"}] * MAX_DETAILS}))
+    assert history.unrecognised == ()
+
+
 def test_an_endless_message_is_cut_and_half_a_surrogate_pair_becomes_a_question_mark():
     long = parsed(properties(error={"message": "x" * (MAX_MESSAGE + 1)})).upgrades[0]
     assert long.error == ApiError(message="x" * MAX_MESSAGE)
@@ -333,6 +344,7 @@ def test_no_more_details_are_kept_than_a_scale_set_has_instances():
         (["2024-03-01T00:00:00Z", "2024-01-01T00:00:00Z"], 0),
         (["2024-03-01T00:00:00Z", "2024-03-01T00:00:00Z"], 0),
         ([None, "2024-03-01T00:00:00Z"], 1),
+        ([None, "1970-01-01T00:00:00Z"], 1),
         ([None, None], 0),
         (["2024-03-01T00:00:00+02:00", "2024-02-29T23:00:00Z"], 1),
     ],
@@ -398,3 +410,9 @@ def test_a_mutated_answer_gives_a_history_or_malformed(mutations: list[tuple[tup
             assert upgrade.start is None or upgrade.start >= 0
             assert isinstance(upgrade.state, UpgradeState)
             (upgrade.location or "").encode()  # a scrape must be able to say it
+
+
+# Mutants that live
+#   `whole = int(datetime.fromisoformat(f"{seconds}{offset or 'z'}".upper()).timestamp())`: it is made upper case.
+#   `return max(upgrades, key=lambda upgrade: -2.0 if upgrade.start is None else upgrade.start, default=None)`: no start
+#   is below 0.

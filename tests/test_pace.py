@@ -90,6 +90,29 @@ def test_a_budget_that_azure_makes_smaller_is_known_to_be_within_the_hour():
     assert heard.at(NOW + 66 * 60) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("heard_before", "pace"),
+    [
+        ([(0, 1000), (1, 11_999)], 0.5),
+        ([(-50, 11_999), (0, 11_999)], 0.5),
+        ([(0, 11_999), (11, 5000)], 0.5),
+        ([(0, 11_999)], 0.5),
+        ([(-1, 11_999), (0, 5000)], 1.0),
+        ([(-10, 11_999), (0, 5000)], 1.0),
+    ],
+    ids=["it grew", "as much was left again", "less was left since", "alone", "an hour ago", "longer ago"],
+)
+def test_a_budget_is_as_large_as_the_most_that_was_left_within_the_hour(
+    heard_before: list[tuple[int, int]], pace: float
+):
+    heard = Pace()
+    scope = "x-ms-ratelimit-remaining-subscription-reads"
+    for minute, left in heard_before:
+        heard.left(scope, left, NOW + 60 * minute)
+    heard.left(scope, 600, NOW + 60 * 59)
+    assert heard.at(NOW + 60 * 59) == pace
+
+
 def test_no_more_scopes_are_remembered_than_azure_could_mean():
     heard = Pace()
     for number in range(SCOPES_KEPT):
@@ -98,3 +121,9 @@ def test_no_more_scopes_are_remembered_than_azure_could_mean():
     assert heard.at(NOW) == 1.0
     heard.left("scope-0", 0, NOW)
     assert heard.at(NOW) == 0.1
+
+
+# Mutants that live
+#   `known, since = self._low.get(scope, (2.0, now))`: no pace is above 1.
+#   `if pace <= 1:` and `if pace < 2:`: a full pace that is remembered slows nobody down, and forbids no other.
+#   `known = self._sizes[scope] = max(2, requests, *least), now`: of 1 or of 2, a single request left is much.

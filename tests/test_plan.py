@@ -633,3 +633,38 @@ def test_whatever_happens_no_minute_exceeds_the_budget_and_nobody_is_polled_twic
             plan.finished(key, now, active=key in active, found=True)
             in_flight.discard(key)
     assert most_in_a_minute(sent) <= max(1, budget.per_minute)
+
+
+def test_a_fleet_that_changed_or_shrank_wants_what_one_wants_that_was_always_so():
+    plan = plan_of(6000, interval=300.0)
+    for number in range(6000):
+        plan.change(f"/{number}", 600.0, NOW)
+    assert plan.interval("/0") == plan_of(6000, interval=600.0).interval("/0") > 600.0
+    for number in range(3000):
+        plan.remove(f"/{number}")
+    assert plan.interval("/5999") == plan_of(3000, interval=600.0).interval("/0")
+
+
+def test_a_scale_set_that_is_due_or_being_polled_while_its_interval_changes_loses_nothing():
+    plan = plan_of(1)
+    plan.change("/0", 600.0, NOW)
+    assert ids(plan.take(NOW)) == ["/0"]
+    plan.change("/0", 120.0, NOW)
+    assert plan.take(NOW + 119.0) == Turn()
+    assert plan.finished("/0", NOW + 119.0, active=False, found=True) == 120.0
+
+
+def test_a_pause_as_long_as_the_one_before_is_no_longer_one():
+    plan = plan_of(1)
+    assert plan.pause(NOW + 60.0) is True
+    assert plan.pause(NOW + 60.0) is False
+
+
+def test_who_must_wait_for_the_end_of_a_pause_is_told_since_when():
+    plan = plan_of(1)
+    plan.pause(NOW + 60.0)
+    assert plan.take(NOW + 5.0) == Turn(throttled=(Due("/0", NOW),))
+
+
+# Mutants that live
+#   `if target.place is not None and target.due >= now + turns:`: to the very moment, a turn is neither late nor early.

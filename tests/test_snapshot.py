@@ -53,6 +53,7 @@ def test_a_good_poll_ends_the_failure():
 def test_the_digest_of_an_answer_stays_as_long_as_what_it_said():
     known = after_failure(after_success(UNKNOWN, history(), 2000.0, b"d"), Reason.TIMEOUT, "", 2060.0)
     assert known.digest == b"d"
+    assert after_success(known, history(), 2120.0).digest == b""
     assert without_history(known).digest == b""
 
 
@@ -66,6 +67,7 @@ def test_a_scale_set_that_is_gone_leaves_no_history():
 def test_a_pause_is_a_failure_but_no_poll():
     known = after_pause(after_success(UNKNOWN, history(), 2000.0))
     assert (known.failure, known.last_poll) == (Reason.THROTTLED, 2000.0)
+    assert known.failure_message == "the subscription is paused"
     assert known.latest == history().latest
 
 
@@ -98,13 +100,14 @@ def test_what_the_journal_knows_is_served_as_it_was_until_it_is_too_old():
     late = after_restart(known, 2100.5, max_age=100.0)
     assert (late.polled, late.history, late.last_poll, late.last_success) == (False, None, None, None)
     assert (late.latest_seen, late.last_progress, late.finished) == (history().latest, START, ())
+    assert (late.scale_set, late.interval) == (known.scale_set, known.interval)
     assert after_success(late, history(pending=8), 3000.0).last_progress == 3000.0
 
 
 def test_a_poll_that_ends_good_or_bad_is_news_and_no_memory():
     known = replace(after_success(UNKNOWN, history(), 2000.0), remembered=True)
-    assert not after_success(known, history(), 2060.0).remembered
-    assert not after_failure(known, Reason.TIMEOUT, "", 2060.0).remembered
+    assert after_success(known, history(), 2060.0).remembered is False
+    assert after_failure(known, Reason.TIMEOUT, "", 2060.0).remembered is False
     assert after_pause(known).remembered
 
 

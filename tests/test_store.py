@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.families import FAMILIES, render
+from exporter.families import FAMILIES, JOURNAL_FAMILIES, render
 from exporter.history import History, Upgrade, UpgradeState
 from exporter.scale_set import Difference, ScaleSet, difference
 from exporter.snapshot import Reason, after_failure, after_success
@@ -64,9 +64,54 @@ def test_a_scale_set_that_leaves_takes_its_lines_along_and_its_place_is_used_aga
     store.apply(difference(targets, stay + new))
     assert sorted(names(store)) == sorted(target.name for target in stay + new)
     assert len(store) == len(stay) + 1
-    for number in range(5):  # places are found again, not added
-        store.apply(difference([], [ScaleSet("s", "rg", f"more-{number}", 300.0)]))
+    more = [ScaleSet("s", "rg", f"more-{number}", 300.0) for number in range(5)]
+    for one in more:  # places are found again, not added
+        store.apply(difference([], [one]))
     assert len(store.exposition()) == len(FAMILIES) * 3
+    assert sorted(names(store)) == sorted(target.name for target in [*stay, *new, *more])
+
+
+def test_it_holds_whom_it_was_given_and_nobody_else():
+    web, api = scale_sets(2)
+    store = store_of([web])
+    assert web.id in store
+    assert api.id not in store
+
+
+@pytest.mark.parametrize(
+    ("asked", "counter"),
+    [
+        ({}, b"upgrades_total"),
+        ({"openmetrics": False}, b"upgrades_total"),
+        ({"openmetrics": True}, b"upgrades"),
+    ],
+)
+def test_a_counter_is_headed_as_each_format_wants(asked: dict[str, bool], counter: bytes):
+    headers = b"".join(Store(FAMILIES + JOURNAL_FAMILIES).exposition(**asked)).splitlines()
+    assert headers[-1] == b"# TYPE azure_vmss_os_upgrade_" + counter + b" counter"
+
+
+def test_the_version_goes_up_with_every_change():
+    (web,) = scale_sets(1)
+    store = Store()
+    versions = [store.version]
+    store.apply(difference([], [web]))
+    versions.append(store.version)
+    for now in (10.0, 20.0):
+        store.write(after_success(store[web.id], History(), now))
+        versions.append(store.version)
+    store.apply(difference([web], []))
+    versions.append(store.version)
+    assert versions == sorted(set(versions))
+
+
+def test_a_scale_set_that_leaves_while_its_polls_fail_is_forgotten():
+    (web,) = scale_sets(1)
+    store = store_of([web])
+    store.write(after_success(store[web.id], History(), 1000.0))
+    store.write(after_failure(store[web.id], Reason.TIMEOUT, "", 1010.0))
+    store.apply(difference([web], []))
+    assert store.expire(9999.0, max_age=100.0, at_most=10) is False
 
 
 def test_what_a_late_poll_writes_of_a_scale_set_that_left_is_ignored():
@@ -154,3 +199,17 @@ def test_outdated_answers_go_a_few_at_a_time():
         store.write(after_failure(store[target.id], Reason.TIMEOUT, "", 1010.0))
     assert [store.expire(9999.0, 100.0, at_most=2) for _ in range(3)] == [True, True, False]
     assert all(snapshot.history is None for snapshot in store.snapshots())
+
+
+# Mutants that live
+#   `self._lengths = array("i", [0] * BLOCK_SIZE)`: no scale set has lines of two gigabytes.
+#   `self._lengths = array("I", [1] * BLOCK_SIZE)`: places are taken in their order, and beyond the last there is nothing to cut.
+#   `if len(self._replaced) >= BLOCK_SIZE // 4:`, `if len(self._replaced) > BLOCK_SIZE / 4:` and
+#   `if len(self._replaced) > BLOCK_SIZE // 5:`: what is joined earlier or later is the same; that it is at all bounds memory.
+#   `kept_from = None`: a slice from None is one from 0.
+#   `self.version = 1` at the start, and `self.version += 2`: that it goes up is all that is asked of it.
+#   `for family, blocks in zip(self._families, self._blocks, strict=None):`, `for family, blocks in zip(self._families, self._blocks, ):` and
+#   `for family, blocks in zip(self._families, self._blocks, strict=False):`: both are of one length.
+#   `families = self._families if (everything) or True else POLL_FAMILIES`: it costs time, and gives the same lines.
+#   `for blocks, piece in zip(self._blocks, pieces, strict=None):  # POLL_FAMILIES stand first` and
+#   `for blocks, piece in zip(self._blocks, pieces, ):  # POLL_FAMILIES stand first`: the same as False.
