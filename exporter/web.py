@@ -184,11 +184,9 @@ def _preferences(headers: Iterable[str]) -> Iterator[tuple[str, dict[str, str], 
 async def _stream(request: web.Request, headers: dict[str, str], pieces: list[bytes]) -> web.StreamResponse:
     response = web.StreamResponse(headers=headers)
     response.content_length = sum(map(len, pieces))
-    await response.prepare(request)
-    if request.method == hdrs.METH_HEAD:
-        return response
-    with suppress(ConnectionError):  # whoever asked has gone, or was cut off
-        for chunk in chunks(pieces):
+    with suppress(ConnectionError):  # a scraper that has gone away, or was cut off, is no error of ours
+        await response.prepare(request)
+        for chunk in chunks(pieces) if request.method != hdrs.METH_HEAD else ():
             await response.write(chunk)
     return response
 

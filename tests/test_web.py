@@ -1,5 +1,6 @@
 """The HTTP surface, over real HTTP."""
 
+import asyncio
 import gzip
 import json
 import re
@@ -59,6 +60,7 @@ class Site:
     client: aiohttp.ClientSession
     store: Store
     status: Status
+    address: tuple[str, int]
 
     async def get(self, path: str, **headers: str) -> tuple[int, aiohttp.ClientResponse, bytes]:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -74,7 +76,8 @@ async def site() -> AsyncIterator[Site]:
     server = Server(app)
     (address,) = await server.start([Address("127.0.0.1", 0)])
     async with aiohttp.ClientSession(f"http://{address}", auto_decompress=False) as client:
-        yield Site(client, store, status)
+        host, _, port = address.rpartition(":")
+        yield Site(client, store, status, (host, int(port)))
     await server.stop()
 
 
@@ -104,6 +107,24 @@ async def test_head_gives_the_headers_alone(site: Site):
         assert response.status == 200
         assert int(response.headers["Content-Length"]) > 1000
         assert await response.read() == b""
+
+
+async def test_a_scraper_that_goes_away_is_no_error(site: Site, caplog: pytest.LogCaptureFixture):
+    many = [ScaleSet("s", "rg", f"api-{number}", 300.0) for number in range(20_000)]
+    site.store.apply(difference([], many))  # more than sockets hold
+    reader, writer = await asyncio.open_connection(*site.address)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: exporter\r\n\r\n")
+    assert await reader.read(5) == b"HTTP/"
+    writer.transport.abort()
+    site.store.apply(difference(many, []))
+    others = answered = 0
+    async with asyncio.timeout(10):
+        while answered == others:
+            _, _, body = await site.get("/metrics")
+            (count,) = re.findall(rb'http_requests_total\{code="\d+",path="/metrics"\} (\d+)', body) or [b"0"]
+            others, answered = others + 1, int(count) + 1
+    assert b'code="500"' not in body
+    assert not caplog.records
 
 
 async def test_probes_tell_healthy_and_ready_apart(site: Site):
