@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import yaml
@@ -374,6 +374,56 @@ def test_any_text_is_a_configuration_or_has_faults_of_one_line(
         assert fault.startswith(str(scratch))
         assert fault.isprintable()
         assert "Input" not in fault, "pydantic's words"
+
+
+DURATION = st.from_regex(r"\A[1-9][0-9]{0,2}(ms|s|m|h)\Z")
+NAME = st.from_regex(r"\A[-A-Za-z0-9_.()]{0,20}[-A-Za-z0-9_()]\Z")
+SPOKEN = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
+DISCOVERY: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "refresh": DURATION,
+        "resource_groups": st.lists(NAME.map(re.escape), max_size=2),
+        "tags": st.dictionaries(SPOKEN, SPOKEN, max_size=2),
+        "only_automatic_upgrade": st.booleans(),
+    },
+)
+SCALE_SET: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"resource_group": NAME, "name": NAME},
+    optional={"interval": DURATION, "labels": st.dictionaries(st.just("team"), SPOKEN)},
+)
+SUBSCRIPTION: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"id": st.uuids().map(str), "discovery": DISCOVERY},
+    optional={
+        "scale_sets": st.lists(
+            SCALE_SET,
+            max_size=3,
+            unique_by=lambda each: (each["resource_group"].lower(), each["name"].lower()),
+        )
+    },
+)
+POLLING: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_age": DURATION,
+        "budget_share": st.floats(0.01, 1.0),
+        "concurrency": st.integers(1, 500),
+    },
+)
+VALID: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"subscriptions": st.lists(SUBSCRIPTION, min_size=1, max_size=2, unique_by=lambda each: each["id"])},
+    optional={"cloud": st.sampled_from(["public", "usgovernment", "china"]), "polling": POLLING},
+)
+
+
+@given(VALID)
+@settings(deadline=None, max_examples=50)
+def test_whatever_is_loaded_is_dumped_so_that_it_loads_again(scratch: Path, document: dict[str, Any]) -> None:
+    scratch.write_text(yaml.safe_dump(document, allow_unicode=True))
+    config = load(scratch)
+    assert [each.id for each in config.subscriptions] == [each["id"] for each in document["subscriptions"]]
+    scratch.write_text(config.dump())
+    assert load(scratch) == config
 
 
 # What is shown of it

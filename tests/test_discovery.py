@@ -159,6 +159,16 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@given(st.from_regex(r"\A[-\w.()]{1,90}\Z"), st.from_regex(r"\A[-\w.()]{1,90}\Z"), st.booleans())
+def test_a_resource_id_is_read_back_to_the_letter(group: str, name: str, upper: bool):
+    spelled = resource_id(name, group)
+    (read,), _ = parse_rows(
+        [{"id": spelled.swapcase() if upper and spelled.isascii() else spelled}], SUBSCRIPTION
+    )
+    expected = (group.swapcase(), name.swapcase()) if upper and spelled.isascii() else (group, name)
+    assert (read.resource_group, read.name) == expected
+
+
 @given(st.lists(JSON))
 def test_any_rows_are_read(rows: list[object]):
     known, unrecognised = parse_rows(rows, SUBSCRIPTION)

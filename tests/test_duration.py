@@ -76,6 +76,34 @@ def test_a_duration_is_printed_as_prometheus_prints_it(seconds: float, text: str
     assert format_duration(seconds) == text
 
 
+UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(UNITS, st.integers(0, 40))).filter(bool))
+def test_a_duration_is_the_sum_of_its_parts_in_the_order_of_their_lengths(counts: dict[str, int]) -> None:
+    parts = [(unit, counts[unit]) for unit in UNITS if unit in counts]
+    seconds = sum(count * UNITS[unit] for unit, count in parts)
+    assert parse_duration("".join(f"{count}{unit}" for unit, count in parts)) == pytest.approx(seconds)
+
+
+GRAMMAR = re.compile("0|(?=.)([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?")
+
+
+@given(
+    st.text()
+    | st.text("0123456789ywdhms", max_size=20)
+    | st.from_regex(r"\A([0-9]{1,2}(ms|[ywdhms])){1,4}\Z")
+)
+def test_any_text_is_a_duration_or_a_fault_of_one_line(text: str) -> None:
+    try:
+        seconds, fault = parse_duration(text), ""
+    except ValueError as error:
+        seconds, fault = 0.0, str(error)
+    assert fault.isprintable()
+    assert 0 <= seconds < 293 * UNITS["y"]
+    assert (not fault or "at most 292y" in fault) is (GRAMMAR.fullmatch(text) is not None)
+
+
 @given(st.integers(min_value=0, max_value=9_223_372_036_854))
 def test_a_printed_duration_reads_back_to_the_millisecond(milliseconds: int) -> None:
     assert parse_duration(format_duration(milliseconds / 1000)) == milliseconds / 1000

@@ -1,21 +1,39 @@
 """The table of families: literal exposition for each row, and byte for byte what prometheus_client writes."""
 
+import ast
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
 
 from exporter.families import FAMILIES, IDENTITY, JOURNAL_FAMILIES, Family, render, upgrades_differ
-from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
+from exporter.history import (
+    ApiError,
+    ErrorDetail,
+    History,
+    Image,
+    Progress,
+    Rollback,
+    Upgrade,
+    UpgradeState,
+    parse_history,
+)
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success, without_history
+from tests.processes import debian_program
 
 TABLE = FAMILIES + JOURNAL_FAMILIES
 WEB = ScaleSet(
@@ -317,6 +335,12 @@ def ours(snapshot: Snapshot, *, openmetrics: bool = False) -> bytes:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+PROPERTIES = ("runningStatus", "progress", "error", "startedBy", "targetImageReference", "rollbackInfo")
+KEYS = (
+    *("code", "startTime", "endTime", "completedTime", "successfulInstanceCount", "failedInstanceCount"),
+    *("message", "target", "details", "innererror", "exceptiontype", "publisher", "version", "rollbackError"),
+    *("successfullyRolledbackInstanceCount", "failedRolledbackInstanceCount"),
+)
 NUMBER = st.none() | st.integers(0, 2**31 - 1)
 TIME = st.none() | st.floats(0, 1e10)
 ERROR = st.builds(
@@ -371,6 +395,80 @@ def test_the_lines_are_byte_for_byte_those_of_prometheus_client_in_both_formats(
     registry.register(Reference(snapshot))
     assert ours(snapshot) == generate_latest(registry)
     assert ours(snapshot, openmetrics=True) + b"# EOF\n" == generate_openmetrics(registry)
+
+
+def prometheus_reads(folder: Path, lines: bytes) -> list[dict[str, str]]:
+    """Return the labels of all series as Prometheus itself reads and prints them."""
+    promtool = debian_program("promtool")
+    stamped = b"".join(line + b" 1700000000\n" for line in lines.split(b"\n")[:-1])
+    file, blocks = folder / "lines", folder / "blocks"
+    file.write_bytes(b"# TYPE azure_vmss_os_upgrade_info gauge\n" + stamped + b"# EOF\n")
+    subprocess.run(
+        [promtool, "tsdb", "create-blocks-from", "openmetrics", file, blocks], check=True, capture_output=True
+    )
+    (blocks / "wal").mkdir()  # without which promtool takes it for no database
+    dump = subprocess.run([promtool, "tsdb", "dump", blocks], check=True, capture_output=True).stdout
+    shutil.rmtree(blocks)
+    # Go quotes with escapes that are all Python's, too.
+    pairs = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*")')
+    return [
+        {name: ast.literal_eval(text) for name, text in pairs.findall(line)}
+        for line in dump.decode().split("\n")[:-1]
+    ]
+
+
+NASTY = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n{},= #\t\r\x00\x85\u2028'),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(st.lists(NASTY, min_size=5, max_size=60, unique=True))
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_prometheus_reads_every_label_as_it_was_meant(tmp_path: Path, texts: list[str]):
+    (family,) = (family for family in FAMILIES if family.name == "azure_vmss_os_upgrade_info")
+    lines = b""
+    for number, text in enumerate(texts):
+        upgrade = Upgrade(image=Image(publisher=text, id=text[::-1]), started_by=text * 2)
+        scale_set = ScaleSet("s", "rg", f"web-{number}", 300.0)
+        snapshot = after_success(Snapshot(scale_set, 300.0), History((upgrade,)), 0.0)
+        lines += family.render(snapshot, scale_set.identity)
+    read = {labels["scale_set"]: labels for labels in prometheus_reads(tmp_path, lines)}
+    assert len(read) == len(texts)
+    for number, text in enumerate(texts):
+        labels = read[f"web-{number}"]
+        assert (labels["publisher"], labels["image_id"], labels["started_by"]) == (text, text[::-1], text * 2)
+
+
+ANY_TEXT = st.text(st.characters(codec=None), max_size=8)  # half surrogates, too: JSON can say them
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats()
+    | ANY_TEXT
+    | st.just("9999-12-31T23:59:59.9999999-23:59"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"properties": st.fixed_dictionaries(dict.fromkeys(PROPERTIES, ANY))}),
+        max_size=4,
+    )
+)
+def test_whatever_azure_says_becomes_lines_that_both_parsers_read(value: list[object]):
+    history = parse_history([{"value": value}])
+    assert isinstance(history, History)
+    lines = ours(after_success(Snapshot(ScaleSet("s", "rg", "web", 300.0), 300.0), history, 0.0)).decode()
+    for families in (parse_text(lines), parse_openmetrics(lines + "# EOF\n")):
+        samples = [
+            (sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples
+        ]
+        assert len(samples) == len(set(samples)) >= 15
 
 
 @given(SNAPSHOT)

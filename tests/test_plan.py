@@ -666,5 +666,26 @@ def test_who_must_wait_for_the_end_of_a_pause_is_told_since_when():
     assert plan.take(NOW + 5.0) == Turn(throttled=(Due("/0", NOW),))
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 300), st.floats(0.02, 1.0), st.floats(0.0, 1.0), st.sampled_from([10.0, 60.0, 300.0]))
+def test_whatever_the_load_nobody_is_starved(count: int, share: float, active_share: float, interval: float):
+    plan = plan_of(
+        count, budget=Budget(per_minute=800 * share, shortest_interval=5 / share), interval=interval
+    )
+    active = frozenset(f"/{number}" for number in range(round(count * active_share)))
+    polled: dict[str, list[float]] = {}
+    seconds = 0
+    while not seconds or seconds < 8 * max(plan.interval(f"/{number}") for number in range(count)):
+        for key, times in run(plan, 60, active=active, since=NOW + seconds).items():
+            polled.setdefault(key, []).extend(times)
+        seconds += 60
+    assert len(polled) == count
+    for key, times in polled.items():
+        in_force = plan.interval(key)
+        first, *others = gaps([*times, NOW + seconds])
+        assert first <= 2 * in_force + 60  # the first round may have filled the window
+        assert max(others, default=0.0) <= 2 * in_force + 10  # while the fleet becomes active, turns lengthen
+
+
 # Mutants that live
 #   `if target.place is not None and target.due >= now + turns:`: to the very moment, a turn is neither late nor early.

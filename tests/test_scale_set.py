@@ -1,6 +1,11 @@
 """Identity, the difference of two sets, and shards."""
 
+from collections import Counter
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.scale_set import Difference, ScaleSet, Shard, difference, resource_id, shard_of
 
@@ -88,3 +93,41 @@ def test_each_scale_set_is_held_by_its_own_shard_and_no_other(total: int):
 
 def test_the_only_shard_holds_all():
     assert all(Shard().holds(scale_set(f"web-{number}")) for number in range(100))
+
+
+@given(st.text(), st.integers(1, 40))
+def test_a_shard_more_takes_a_scale_set_or_leaves_it_where_it_is(scale_set_id: str, total: int):
+    before, after = shard_of(scale_set_id, total), shard_of(scale_set_id, total + 1)
+    assert 0 <= before < total
+    assert after in {before, total}
+
+
+@given(st.text(), st.integers(1, 40))
+def test_any_scale_set_has_exactly_one_shard(name: str, total: int):
+    each = scale_set(name)
+    assert [Shard(number, total).holds(each) for number in range(total)].count(True) == 1
+
+
+def test_shards_are_of_about_one_size():
+    sizes = Counter(shard_of(scale_set(f"web-{number}").id, 7) for number in range(7000))
+    assert len(sizes) == 7
+    assert all(850 < size < 1150 for size in sizes.values())
+
+
+NAME = st.from_regex(r"\A[-A-Za-z0-9_.()]{0,89}[-A-Za-z0-9_()]\Z")
+
+
+@given(NAME, NAME, st.randoms(use_true_random=False))
+def test_identity_does_not_depend_on_case(group: str, name: str, random: Random):
+    def respelled(text: str) -> str:
+        return "".join(random.choice((letter.upper(), letter.lower())) for letter in text)
+
+    one, other = scale_set(name, group), scale_set(respelled(name), respelled(group))
+    assert (one.id, one.identity) == (other.id, other.identity)
+    assert shard_of(one.id, 9) == shard_of(other.id, 9)
+
+
+@given(NAME, NAME, NAME, NAME)
+def test_two_names_never_make_one_id(group: str, name: str, other_group: str, other: str):
+    same = (group.lower(), name.lower()) == (other_group.lower(), other.lower())
+    assert (scale_set(name, group).id == scale_set(other, other_group).id) is same

@@ -1,6 +1,7 @@
 """What Azure's headers say of the budget."""
 
 import math
+from email.utils import formatdate
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,11 @@ def test_any_header_gives_a_pause_of_up_to_an_hour(header: str, now: float) -> N
 @given(st.integers(1, 3600))
 def test_seconds_are_taken_at_their_word(seconds: int) -> None:
     assert retry_after(str(seconds), NOW) == seconds
+
+
+@given(st.integers(1, 3600), st.integers(0, 2**31))
+def test_dates_are_taken_at_their_word(seconds: int, now: int) -> None:
+    assert retry_after(formatdate(now + seconds, usegmt=True), now) == seconds
 
 
 @pytest.mark.parametrize(

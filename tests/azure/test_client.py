@@ -17,9 +17,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from urllib.parse import urlsplit
 
 import pytest
 import stamina
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from yarl import URL
 
 from exporter import __version__
@@ -511,6 +514,36 @@ async def test_a_link_that_leads_elsewhere_is_malformed_and_not_followed(azure: 
 )
 def test_an_origin_is_scheme_host_and_port(link: str, endpoint: str, same: bool) -> None:
     assert (same_origin(link, URL(endpoint)) is not None) is same
+
+
+PIECES = st.sampled_from(
+    ["https", "http", "HTTPS", ":", "//", "/", "\\", "@", "#", "?", ".", "%2f", "%40", "[", "]", "::1", "443", ":443",
+     "management.azure.com", "Management.Azure.COM", "evil.example", "user", "..", "\t", " ", "\u3002", "\uff20", "x"]
+)  # fmt: skip
+HOSTILE = st.lists(PIECES, max_size=10).map("".join)
+ENDPOINT = URL("https://management.azure.com")
+
+
+@given(HOSTILE | HOSTILE.map("https://management.azure.com{}".format) | st.text())
+@settings(max_examples=500)
+def test_whatever_a_link_says_it_leads_to_the_endpoint_or_nowhere(link: str) -> None:
+    """Judged by the standard library, too: a link that two read differently must lead nowhere."""
+    led = same_origin(link, ENDPOINT)
+    if led is None:
+        return
+    assert str(led).startswith("https://management.azure.com/")
+    assert (led.scheme, led.host, led.port, led.user) == ("https", "management.azure.com", 443, None)
+    read = urlsplit(link)
+    assert (read.scheme, read.hostname, read.port or 443) == ("https", "management.azure.com", 443)
+    assert read.username is None
+
+
+@given(st.text("abcXYZ019-_.~!$&'()*+,;=:@/%", max_size=40), st.text("abcXYZ019-_.~$&=%+/?", max_size=40))
+def test_any_path_and_query_of_the_endpoint_is_followed_as_it_stands(path: str, query: str) -> None:
+    led = same_origin(f"https://management.azure.com/{path}?{query}", ENDPOINT)
+    assert led is not None
+    assert led.raw_path == f"/{path}"
+    assert led.raw_query_string == query
 
 
 # --- What Azure says when it will not answer
