@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench coverage mutants readme licences dashboards pictures sbom lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench chaos coverage mutants readme licences dashboards pictures sbom lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -58,6 +58,10 @@ coverage: .venv/supply .venv/packages .venv/bin/helm
 # Small changes of the pure modules, each of which a test should notice; MODULES=plan changes one module only.
 mutants: .venv/supply
 	$(BIN)/python -m tests.supply.mutants $(MODULES)
+
+# The whole daemon in bad times, for minutes; the seed is printed, and CHAOS_ARGS="--seed N" gives the same again.
+chaos: .venv/test
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 # The README's tables of metrics, from the code.
 readme: .venv/test

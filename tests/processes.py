@@ -113,12 +113,12 @@ class Exporter:
 
 
 @asynccontextmanager
-async def exporter(*arguments: str, **environment: str) -> AsyncIterator[Exporter]:
-    """Run the exporter on a free port until the block ends."""
+async def exporter(*arguments: str, module: str = "exporter", **environment: str) -> AsyncIterator[Exporter]:
+    """Run the exporter, or a module that wraps it, on a free port until the block ends."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "exporter",
+        module,
         *arguments,
         "--web.listen-address=127.0.0.1:0",
         env={**os.environ, **environment},

@@ -1,0 +1,1 @@
+"""Chaos: the whole daemon behind a proxy that does to it whatever networks, gateways and Azure have ever done."""
