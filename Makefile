@@ -1,5 +1,6 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench chaos coverage mutants readme licences dashboards pictures sbom lock
+.PHONY: demo test deploy-check image-check unit-check chart lint format bench chaos soak coverage mutants readme licences \
+	dashboards pictures sbom lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -62,6 +63,10 @@ mutants: .venv/supply
 # The whole daemon in bad times, for minutes; the seed is printed, and CHAOS_ARGS="--seed N" gives the same again.
 chaos: .venv/test
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+# 10,000 scale sets for ten minutes: what the process holds over time.
+soak: .venv/test
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 # The README's tables of metrics, from the code.
 readme: .venv/test

@@ -113,6 +113,24 @@ class Exporter:
 
 
 @asynccontextmanager
+async def running_simulator(*arguments: str) -> AsyncIterator[str]:
+    """Run ``vmss-upgrade-exporter simulate`` until the block ends; yield its URL."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "exporter", "simulate", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        line = (await asyncio.wait_for(process.stderr.readline(), 60.0)).decode()
+        match = re.search(r"endpoint=(\S+)", line)
+        assert match is not None, line
+        yield match[1]
+    finally:
+        if process.returncode is None:
+            process.send_signal(SIGTERM)
+        await asyncio.wait_for(process.communicate(), 10.0)
+
+
+@asynccontextmanager
 async def exporter(*arguments: str, module: str = "exporter", **environment: str) -> AsyncIterator[Exporter]:
     """Run the exporter, or a module that wraps it, on a free port until the block ends."""
     process = await asyncio.create_subprocess_exec(

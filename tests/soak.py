@@ -1,0 +1,148 @@
+"""``python -m tests.soak [--minutes N] [--scale-sets N]``: a large fleet for a while, and what the process holds over time.
+
+The exporter discovers and polls a simulated Azure in another process, whose upgrades go 60 times as fast as Azure's, and
+is scraped all the while. Printed is a line every ten seconds, and in the end whether memory still grows after the warm-up:
+the slope of a straight line through what was measured, with the error of the slope. Asserts nothing about times.
+"""
+
+import asyncio
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import correlation, linear_regression
+from time import monotonic, time
+
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.server import config_for
+from tests.e2e.test_end_to_end import samples_of
+from tests.processes import Exporter, exporter, running_simulator
+from tests.watched import Figures, told
+
+SCALE_SETS_PER_SUBSCRIPTION = 250
+INTERVAL = "60s"
+EVERY_SECONDS = 10.0
+WARM_UP_SHARE = 0.3
+"""Of the time: until every scale set has been polled a few times, and the allocator has what it needs."""
+READY_SECONDS = 180.0
+MIB = 2**20
+HEADER = "seconds  resident MiB    blocks  large MiB  descriptors  sockets  tasks  late ms (99 %)  late ms (most)    polls  scrape ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was measured at one moment."""
+
+    seconds: float
+    figures: Figures
+    polls: int
+    scrape_seconds: float
+
+    def __str__(self) -> str:
+        held = self.figures
+        return (
+            f"{self.seconds:7.0f}  {held.resident / MIB:12.1f}  {held.blocks:8}  {held.large / MIB:9.1f}"
+            f"  {held.descriptors:11}  {held.sockets:7}  {held.tasks:5}  {held.late_p99_ms:14.1f}  {held.late_ms:14.1f}"
+            f"  {self.polls:7}  {self.scrape_seconds * 1e3:9.0f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A straight line through measurements."""
+
+    each_hour: float
+    error: float
+    """Of ``each_hour``: the standard error of the slope."""
+
+    @property
+    def nil(self) -> bool:
+        """Whether it cannot be told from none: within twice its error, which one in twenty is beyond by chance."""
+        return abs(self.each_hour) <= 2 * self.error
+
+
+def trend(seconds: Sequence[float], values: Sequence[float]) -> Trend:
+    """Return the slope of ``values`` (ordinary least squares); three points at least."""
+    slope, _ = linear_regression(seconds, values)
+    if len(set(values)) == 1:
+        return Trend(0.0, 0.0)
+    fit = correlation(seconds, values) ** 2
+    error = abs(slope) * ((1 / fit - 1) / (len(values) - 2)) ** 0.5 if fit else float("inf")
+    return Trend(slope * 3600, error * 3600)
+
+
+async def soak(minutes: float, scale_sets: int) -> list[Moment]:
+    """Run, and print as it goes."""
+    moments: list[Moment] = []
+    subscriptions = max(1, scale_sets // SCALE_SETS_PER_SUBSCRIPTION)
+    fleet = Fleet(
+        epoch=time(), subscriptions=subscriptions, scale_sets=scale_sets
+    )  # as the simulator's: same seed
+    with tempfile.TemporaryDirectory() as folder:
+        async with running_simulator(
+            f"--simulator.scale-sets={scale_sets}",
+            f"--simulator.subscriptions={subscriptions}",
+        ) as url:
+            file, fast = Path(folder, "config.yaml"), "interval: 5s, active_interval: 5s"
+            config = config_for(fleet, url, discovering=True)
+            file.write_text(config.replace(fast, fast.replace("5s", INTERVAL)))
+            async with exporter(
+                f"--config.file={file}",
+                module="tests.watched",
+                WATCH_SECONDS=str(EVERY_SECONDS),
+                IDENTITY_ENDPOINT=f"{url}/token",
+                IDENTITY_HEADER="soak",
+            ) as daemon:
+                await daemon.until_ready(READY_SECONDS)
+                print(HEADER, flush=True)
+                started = monotonic()
+                while (now := monotonic() - started) < minutes * 60:
+                    moments.append(await _moment(daemon, now))
+                    print(moments[-1], flush=True)
+    return moments
+
+
+async def _moment(daemon: Exporter, seconds: float) -> Moment:
+    known = len(daemon.log)
+    while not (figures := [found for line in daemon.log[known:] if (found := told(line))]):
+        await asyncio.sleep(0.1)
+    asked = monotonic()
+    status, body = await daemon.get("/metrics")
+    took = monotonic() - asked
+    assert status == 200, body
+    own = body[body.index("# HELP vmss_upgrade_exporter_") :]
+    polls = [
+        value
+        for (name, _), value in samples_of(own, "text").items()
+        if name == "vmss_upgrade_exporter_polls_total"
+    ]
+    return Moment(seconds, figures[0], int(sum(polls)), took)
+
+
+def main() -> int:
+    """Run; 1 if memory still grows after the warm-up."""
+    parser = ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
+    parser.add_argument("--scale-sets", type=int, default=10_000, help="how many (10000)")
+    flags = parser.parse_args()
+    moments = asyncio.run(soak(flags.minutes, flags.scale_sets))
+    warm = [moment for moment in moments if moment.seconds >= flags.minutes * 60 * WARM_UP_SHARE]
+    if len(warm) < 3:
+        print("too short to tell")
+        return 1
+    seconds = [moment.seconds for moment in warm]
+    resident = trend(seconds, [moment.figures.resident / MIB for moment in warm])
+    blocks = trend(seconds, [moment.figures.blocks for moment in warm])
+    print(
+        f"resident memory after the warm-up: {resident.each_hour:+.2f} MiB an hour, +- {resident.error:.2f}"
+    )
+    print(f"blocks after the warm-up: {blocks.each_hour:+.0f} an hour, +- {blocks.error:.0f}")
+    grows = resident.each_hour > 0 and not resident.nil and blocks.each_hour > 0 and not blocks.nil
+    print("memory grows" if grows else "memory does not grow, within noise")
+    return 1 if grows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
