@@ -25,7 +25,7 @@ from time import monotonic
 from unittest.mock import patch
 
 from exporter import cli, daemon, discovery
-from exporter.azure import credential
+from exporter.azure import client, credential
 
 HEARTBEAT_SECONDS = 0.01
 LOOKS = 25
@@ -34,7 +34,7 @@ HURRY = {
     (daemon, "RING_SECONDS"): 0.1,
     (daemon, "REQUESTS_PER_MINUTE"): 60_000.0,
     (daemon, "SCALE_SET_REQUESTS_PER_MINUTE"): 120.0,
-    (discovery, "GRAPH_SECONDS"): 0.1,
+    (client, "GRAPH_SECONDS"): 0.1,
     (discovery, "WITHOUT_GRAPH_SECONDS"): 2.0,
     (credential, "SIGN_IN_SECONDS"): 2.0,
     (credential, "REMEMBERED_SECONDS"): 0.5,
