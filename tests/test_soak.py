@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.soak import trend
+from tests.soak import least_of_each_minute, trend
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_the_error_is_the_standard_error_of_the_slope():
     found = trend(x, y)
     assert found.each_hour == pytest.approx(0.5001 * 3600, rel=1e-3)
     assert found.error == pytest.approx(0.1179 * 3600, rel=1e-3)
+
+
+def test_of_each_minute_the_least_counts_at_its_own_time():
+    seconds, values = [0.0, 30.0, 59.0, 61.0, 119.0, 240.0], [5.0, 3.0, 4.0, 7.0, 8.0, 1.0]
+    assert least_of_each_minute(seconds, values) == ([30.0, 61.0, 240.0], [3.0, 7.0, 1.0])
