@@ -687,5 +687,61 @@ def test_whatever_the_load_nobody_is_starved(count: int, share: float, active_sh
         assert max(others, default=0.0) <= 2 * in_force + 10  # while the fleet becomes active, turns lengthen
 
 
+def test_in_a_full_subscription_nobody_comes_back_before_half_an_interval_after_the_first_poll():
+    plan = plan_of(6000)
+    polled = run(plan, 2500)
+    interval = plan.interval("/0")
+    first = [gaps(times)[0] for times in polled.values() if len(times) > 1]
+    assert len(first) > 5000
+    assert interval / 2 - 1 <= min(first) < interval * 0.6
+
+
+def test_when_a_subscription_fills_up_the_next_turn_is_half_an_interval_after_the_last_or_later():
+    waits = []
+    for number in range(50):
+        plan = Plan(HALF, 60.0, NOW)
+        plan.add(f"/{number}", 300.0, NOW)
+        finish(plan, plan.take(NOW), NOW)
+        plan.pause(NOW + 301.0)
+        (last,) = plan.take(NOW + 300.0).throttled
+        assert ids(plan.take(NOW + 302.0)) == [last.scale_set_id]
+        for other in range(1000, 2200):
+            plan.add(f"/{other}", 60.0, NOW + 302.0)
+        interval = plan.finished(last.scale_set_id, NOW + 302.0, active=False, found=True)
+        plan.pause(NOW + 9999.0)
+        throttled = plan.take(NOW + 9998.0).throttled
+        (following,) = (due.since for due in throttled if due.scale_set_id == last.scale_set_id)
+        waits.append((following - last.since) / interval)
+    assert 0.5 <= min(waits) < 0.6
+
+
+def test_where_there_is_room_the_next_turn_may_come_at_once():
+    soon = 0
+    for tenth in range(3000):
+        now = NOW + tenth / 10
+        plan = Plan(HALF, 60.0, now)
+        plan.add("/0", 300.0, now)
+        finish(plan, plan.take(now), now)
+        soon += ids(plan.take(now + 0.2)) == ["/0"]
+    assert soon > 0
+
+
+def test_a_few_that_are_active_keep_the_active_interval():
+    plan = plan_of(30)
+    finish(plan, plan.take(NOW), NOW, active=frozenset(f"/{number}" for number in range(30)))
+    assert {plan.interval(f"/{number}") for number in range(30)} == {60.0}
+
+
+@pytest.mark.parametrize(("active", "resting"), [(0, 3000), (200, 1200), (400, 600), (600, 3000)])
+def test_a_full_subscription_is_asked_for_all_that_its_budget_lasts_for_and_no_more(
+    active: int, resting: int
+):
+    plan = plan_of(active + resting)
+    for number in range(active + resting):
+        plan.finished(f"/{number}", NOW, active=number < active, found=True)
+    wanted = sum(1.0 / plan.interval(f"/{number}") for number in range(active + resting))
+    assert 0.9 < wanted / (HALF.per_minute / 60.0) < 1.0
+
+
 # Mutants that live
 #   `if target.place is not None and target.due >= now + turns:`: to the very moment, a turn is neither late nor early.

@@ -21,15 +21,12 @@ from tests.supply.lock import ROOT
 
 PURE = (
     "discovery",
-    "drawing",
     "duration",
     "families",
     "history",
-    "moments",
     "pace",
     "plan",
     "scale_set",
-    "selection",
     "snapshot",
     "store",
 )
