@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import aiohttp
-from azure.core.credentials import AccessToken
+from azure.core.credentials import AccessToken, AccessTokenInfo
 from azure.mgmt.compute.aio import ComputeManagementClient
 
 from exporter.azure.client import API_VERSION, Client
@@ -42,6 +42,9 @@ class StaticToken:
 
     async def get_token(self, *_: str, **__: Any) -> AccessToken:
         return AccessToken("canned", 4_102_444_800)
+
+    async def get_token_info(self, *_: str, **__: Any) -> AccessTokenInfo:
+        return AccessTokenInfo("canned", 4_102_444_800)
 
     async def close(self) -> None:
         pass
@@ -119,7 +122,7 @@ async def _polls(endpoint: str, entries: int, *, changing: bool, rounds: int) ->
                 assert len(json.loads(await response.read())["value"]) == entries
 
     contestants = (ours.polls, official, bare)
-    with patch("exporter.azure.credential._create", return_value=token):
+    with patch("exporter.azure.credential.identity", return_value=token):
         for each in contestants:
             await each()  # connects, signs in, imports what it imports late
         mine, theirs, least = zip(
