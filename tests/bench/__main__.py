@@ -55,7 +55,9 @@ def main() -> int:
     began = monotonic()
     for name in flags.measures or MEASURES:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        rows += MEASURES[name](quick=flags.quick)
+        measured = list(MEASURES[name](quick=flags.quick))
+        print(table(measured), file=sys.stderr, flush=True)  # should a later one fail
+        rows += measured
     print(table(rows))
     print(note(NOTE))
     machine = f"{os.cpu_count()} processors, Python {platform.python_version()}"

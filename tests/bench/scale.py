@@ -50,10 +50,9 @@ def scale(*, quick: bool) -> Iterator[Row]:
         with running(*python("tests.bench.scale", str(file), str(seconds)), env=signing_in) as process:
             port = int(line(process))
             start = json.loads(line(process))
-            with Connection(port) as connection:
-                before = _delays(connection.body("/metrics"))
-                sleep(seconds)
-                after = _delays(connection.body("/metrics"))
+            before = _delays(port)
+            sleep(seconds)
+            after = _delays(port)
             said = json.loads(line(process))
             memory = memory_mib(process.pid, "VmHWM")
             most = max(azure.asked().values())
@@ -90,9 +89,11 @@ def scale(*, quick: bool) -> Iterator[Row]:
     yield Row("  at the start: of it, this thread at work", f"{number_of(start['stall_work_ms'])} ms")
 
 
-def _delays(exposition: bytes) -> dict[float, float]:
+def _delays(port: int) -> dict[float, float]:
     """Return how many polls started up to so many seconds late."""
     start = "vmss_upgrade_exporter_poll_delay_seconds_bucket{le="
+    with Connection(port) as connection:
+        exposition = connection.body("/metrics")
     buckets = (each.split('"') for each in exposition.decode().splitlines() if each.startswith(start))
     return {float(edge): float(count.strip("} ")) for _, edge, count in buckets}
 
