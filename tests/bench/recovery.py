@@ -36,15 +36,14 @@ def recovery(*, quick: bool) -> Iterator[Row]:
         file.write_text(configuration(azure.endpoint, full + empty, f"{INTERVAL_SECONDS:g}s"))
         with daemon(azure.endpoint, file) as (_, port):
             until(lambda: status(port, "/metrics") == 200, READY_SECONDS)
-            with Connection(port) as connection:
-                _until_all(connection, 0.0, len(full) + len(empty))
-                sleep(INTERVAL_SECONDS)
-                azure.fail()
-                sleep(outage)
-                healed = time()
-                azure.heal()
-                in_force = dict(_samples(connection, IN_FORCE))
-                took = _until_all(connection, healed, len(full) + len(empty))
+            _until_all(port, 0.0, len(full) + len(empty))
+            sleep(INTERVAL_SECONDS)
+            azure.fail()
+            sleep(outage)
+            healed = time()
+            azure.heal()
+            in_force = dict(_samples(port, IN_FORCE))
+            took = _until_all(port, healed, len(full) + len(empty))
         most = max(azure.asked().values())
     for each in (empty, full):
         subscription = each[0].subscription_id
@@ -67,12 +66,12 @@ def recovery(*, quick: bool) -> Iterator[Row]:
     )
 
 
-def _until_all(connection: Connection, since: float, number: int) -> dict[str, float]:
+def _until_all(port: int, since: float, number: int) -> dict[str, float]:
     """Wait until so many scale sets have had a good answer since then; return how long each subscription took."""
     deadline = monotonic() + READY_SECONDS
     took: dict[str, float] = {}
     while monotonic() < deadline:
-        samples = _samples(connection, SUCCESS)
+        samples = _samples(port, SUCCESS)
         stale = {subscription for subscription, value in samples if value <= since}
         known = {subscription for subscription, _ in samples}
         for subscription in known - stale - set(took):
@@ -83,9 +82,10 @@ def _until_all(connection: Connection, since: float, number: int) -> dict[str, f
     raise SystemExit(f"not all fresh within {READY_SECONDS:g} s")
 
 
-def _samples(connection: Connection, name: str) -> list[tuple[str, float]]:
+def _samples(port: int, name: str) -> list[tuple[str, float]]:
     """Return the subscription and the value of each sample of a family."""
-    lines = connection.body("/metrics").decode().splitlines()
+    with Connection(port) as connection:
+        lines = connection.body("/metrics").decode().splitlines()
     samples = (line.rsplit(" ", 1) for line in lines if line.startswith(f"{name}{{"))
     return [
         (labels.partition('subscription_id="')[2].partition('"')[0], float(value))
