@@ -9,8 +9,8 @@ import gc
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from time import monotonic, time
@@ -66,6 +66,20 @@ def steady_clock() -> Callable[[], float]:
 def _connection(config: Config) -> tuple[object, ...]:
     """Return those settings for which the client must be another one."""
     return config.cloud, config.credential, config.polling.concurrency
+
+
+@contextmanager
+def _uncollected(*, many: bool) -> Iterator[None]:
+    """Keep the garbage collector from what is made here where it is much and to stay, now and ever after."""
+    if not many:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def run(
@@ -354,21 +368,22 @@ class Daemon:
         for scale_set in change.gone:
             self._plans[scale_set.subscription_id].remove(scale_set.id)
         await self._poller.retire(scale_set.id for scale_set in change.gone)
-        for part in change.parts(APPLIED_AT_ONCE):
-            remembered = await self._remembered(part.new)
-            self._store.apply(part)
-            now = self._clock()
-            for scale_set in part.changed:
-                self._plan(scale_set.subscription_id).change(scale_set.id, scale_set.interval, now)
-            for scale_set in part.new:
-                self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
-            for scale_set in part.changed + part.new:
-                interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
-                before = self._store[scale_set.id]
-                known = replace(remembered.get(scale_set.id, before), interval=interval)
-                if known != before:
-                    self._store.write(known)
-            await asyncio.sleep(0)
+        with _uncollected(many=len(change.new) > APPLIED_AT_ONCE):
+            for part in change.parts(APPLIED_AT_ONCE):
+                remembered = await self._remembered(part.new)
+                self._store.apply(part)
+                now = self._clock()
+                for scale_set in part.changed:
+                    self._plan(scale_set.subscription_id).change(scale_set.id, scale_set.interval, now)
+                for scale_set in part.new:
+                    self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
+                for scale_set in part.changed + part.new:
+                    interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
+                    before = self._store[scale_set.id]
+                    known = replace(remembered.get(scale_set.id, before), interval=interval)
+                    if known != before:
+                        self._store.write(known)
+                await asyncio.sleep(0)
         for subscription_id in self._subscriptions - {each.id for each in self._config.subscriptions}:
             self._subscriptions.discard(subscription_id)
             self._schedule.cancel(f"poll {subscription_id}")
