@@ -255,7 +255,7 @@ async def test_a_search_that_fails_keeps_what_was_known_and_says_so(
     await up.until_ready()
     up.simulator.hidden.update(up.simulator.fleet.subscriptions)
     up.simulator.fault("resourcegraph", broken)
-    await until(lambda: len(up.daemon.failures()) >= 2)
+    await until(lambda: sum(": discovery: " in line for line in up.daemon.failures()) == 2)
     assert len(await up.about("up")) == 12
     failed = [
         line for line in await up.of_exporter("discovery_failures_total") if 'reason="forbidden"' in line
