@@ -3,8 +3,9 @@
 Theory of operation. A connection is in one of three states, and each has its end. It is expected to send a whole
 request, TLS handshake included: bytes that trickle in do not make that longer. It is being answered: by a deadline
 for all of it, and earlier if a reader takes nothing, for what is written and not read is held in memory, be it only
-as the version of the exposition that it is part of. Between requests it holds nothing, and the server within closes
-it after a while. Whoever fails in any of this is cut off, without a word: there is nobody to say it to.
+as the version of the exposition that it is part of. Between requests it holds nothing but its place, and the server
+within closes it after a while; where places run out, the one that has waited longest for a request gives up its own.
+Whoever fails in any of this is cut off, without a word: there is nobody to say it to.
 
 Stands between the sockets and the protocol that serves them. Knows nothing of HTTP but that there are requests.
 """
@@ -28,7 +29,7 @@ class Limits:
     """What a connection may take; times in seconds."""
 
     connections: int = 256
-    """Open at a time; one more is closed at once."""
+    """Open at a time; for one more the longest idle is closed, and where none is idle the new one."""
     request_bytes: int = 65_536
     """A request, headers and body; nothing that is served has need of a body."""
     request_seconds: float = 10.0
@@ -55,7 +56,8 @@ class Connections:
         self.serve = serve
         self.context = context
         self.limits = limits
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, None] = {}
+        """In the order of their opening, or of the end of their last answer."""
         self._full = False
 
     def __call__(self) -> "Connection":
@@ -67,18 +69,31 @@ class Connections:
         return len(self._open)
 
     def take_in(self, connection: "Connection") -> bool:
-        """Count a connection, unless there are too many."""
+        """Count a connection, unless there are too many that are being answered."""
         full = len(self._open) >= self.limits.connections
         if full and not self._full:
-            log.warning("no more connections are taken", extra=fields(open=len(self._open)))
+            log.warning(
+                "as many connections as may be, idle ones are closed", extra=fields(open=len(self._open))
+            )
         self._full = full or (self._full and len(self._open) > self.limits.connections // 2)
-        if not full:
-            self._open.add(connection)
-        return not full
+        if full:
+            idle = next((other for other in self._open if other.idle), None)
+            if idle is None:
+                return False
+            self.let_go(idle)
+            idle.abort()
+        self._open[connection] = None
+        return True
+
+    def rest(self, connection: "Connection") -> None:
+        """Note that a connection begins to wait for its next request."""
+        if connection in self._open:
+            self.let_go(connection)
+            self._open[connection] = None
 
     def let_go(self, connection: "Connection") -> None:
         """Count a connection no more."""
-        self._open.discard(connection)
+        self._open.pop(connection, None)
 
     def retire(self) -> None:
         """Close what is idle now, and the others after their answer: what let them in has changed."""
@@ -121,6 +136,14 @@ class Connection(Protocol):
         self._answering = False
         self._received_bytes = 0
         self._end_within(None)
+        self._connections.rest(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a whole request, and all that was answered has been taken."""
+        return not self._answering and (
+            self._transport is None or not self._transport.get_write_buffer_size()
+        )
 
     def retire(self) -> None:
         """Close now, or after the answer on its way."""

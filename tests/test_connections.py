@@ -25,6 +25,7 @@ from tests.certificates import Authority
 from tests.test_gate import WITH_CLIENTS, WITH_TLS, write
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PLAIN = {"Accept-Encoding": "identity"}
 LINES, PIECES = b"# a line of some length\n" * 2_730, 40
 PATIENCE_SECONDS = 10.0
@@ -154,7 +155,7 @@ async def test_a_request_that_comes_byte_by_byte_is_not_waited_for_any_longer(co
 async def test_the_next_request_that_does_not_come_whole_is_not_waited_for(connect: Connect):
     async with serving(limits=Limits(request_seconds=0.3)) as (_, address):
         reader, writer = await connect(address)
-        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write(HEALTHY)
         await reader.readuntil(b"Healthy\n")
         writer.write(b"GET /-/heal")
         assert await is_cut_off(reader)
@@ -210,7 +211,7 @@ async def test_a_good_reader_is_answered_while_slow_ones_are(
         serving(gate, Limits(stall_seconds=60.0, answer_seconds=60.0)) as (server, address),
         aiohttp.ClientSession() as client,
     ):
-        slow = [await connect(address, context) for _ in range(20)]
+        slow = [await connect(address, context) for _ in range(100)]
         for _, writer in slow:
             writer.write(GET)
         scheme = "http" if context is None else "https"
@@ -218,31 +219,47 @@ async def test_a_good_reader_is_answered_while_slow_ones_are(
             f"{scheme}://{address}/metrics", ssl=context or True, headers=PLAIN
         ) as response:
             assert (await response.read()).startswith(LINES * PIECES)
-        assert server.connections == 21
+        assert server.connections == 101
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-async def test_more_connections_than_may_be_are_closed_and_told_once(
+async def test_beyond_the_limit_nobody_who_is_answered_is_cut_off_and_it_is_told_once(
     connect: Connect, gated: Gated, caplog: pytest.LogCaptureFixture
 ):
     gate, context = gated
     async with serving(gate, Limits(connections=2)) as (server, address):
         first, second = await connect(address, context), await connect(address, context)
-        await until(lambda: server.connections == 2)
+        for reader, writer in (first, second):
+            writer.write(GET)
+            assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
         for _ in range(2):
             with suppress(ConnectionError, ssl.SSLError):
                 reader, writer = await connect(address, context)
                 writer.write(GET)
                 assert await is_cut_off(reader)
-        second[1].write(GET)
-        assert await second[0].readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
-        first[1].close()
+        assert server.connections == 2
+        first[1].transport.abort()
         await until(lambda: server.connections == 1)
         reader, writer = await connect(address, context)
         writer.write(GET)
         assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
     said = [record.message for record in caplog.records]
-    assert said == ["no more connections are taken"]
+    assert said == ["as many connections as may be, idle ones are closed"]
+
+
+async def test_beyond_the_limit_the_one_that_has_waited_longest_makes_room(connect: Connect, gated: Gated):
+    gate, context = gated
+    async with serving(gate, Limits(connections=2)) as (server, address):
+        first, second = await connect(address, context), await connect(address, context)
+        first[1].write(HEALTHY)  # so that the second has waited longer
+        await first[0].readuntil(b"Healthy\n")
+        third = await connect(address, context)
+        third[1].write(HEALTHY)
+        await third[0].readuntil(b"Healthy\n")
+        assert await is_cut_off(second[0])
+        assert server.connections == 2
+        first[1].write(HEALTHY)
+        await first[0].readuntil(b"Healthy\n")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +315,7 @@ async def test_a_body_that_goes_on_and_on_is_cut_off(connect: Connect):
 async def test_an_idle_connection_is_closed_after_a_while(connect: Connect):
     async with serving(limits=Limits(idle_seconds=0.3)) as (_, address):
         reader, writer = await connect(address)
-        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write(HEALTHY)
         assert (await reader.read()).endswith(b"Healthy\n")
 
 
