@@ -124,7 +124,10 @@ class Gate:
 
     def _put_in_force(self, path: Path, seen: Seen) -> None:
         config, context = load(path)
-        self._in_force = _InForce(config, context, Users(config.basic_auth_users))
+        before = self._in_force
+        same = config.basic_auth_users == before.config.basic_auth_users  # whose passwords need no check anew
+        users = before.users if same else Users(config.basic_auth_users)
+        self._in_force = _InForce(config, context, users)
         now = _look_at((path, *config.files()))
         self._read = {
             file: seen.get(file, look) for file, look in now.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from exporter.basic_auth import Users
 from exporter.gate import ASK_FOR_PASSWORD, NO_CERTIFICATE, OTHER_NAME, Gate, Refusal, names
 from exporter.settings import ConfigError
 from tests.certificates import Authority
@@ -104,6 +105,19 @@ async def test_users_that_change_are_let_in_or_not_without_a_restart(folder: Pat
     assert await gate.refusal("/metrics", header("alice", "old"), None) == ASK_FOR_PASSWORD
     assert await gate.refusal("/metrics", header("alice", "new"), None) is None
     assert not await refreshed(gate)
+
+
+async def test_a_certificate_that_changes_makes_no_password_be_checked_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gate = Gate(write(folder, alice("a") + WITH_TLS))
+    assert not await refreshed(gate)
+    assert await gate.refusal("/metrics", header("alice", "a"), None) is None
+    monkeypatch.setattr(Users, "_check", None)  # whoever calls it now fails
+    shutil.copy(folder / "server.crt", folder / "copy")
+    (folder / "copy").replace(folder / "server.crt")
+    assert await refreshed(gate)
+    assert await gate.refusal("/metrics", header("alice", "a"), None) is None
 
 
 @pytest.mark.parametrize("name", ["server.crt", "server.key", "ca.crt"])
