@@ -277,8 +277,10 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _path(text: str) -> str:
-    if not text.startswith("/"):
-        raise ArgumentTypeError(f"must begin with /, not {text!r}")
+    if not re.fullmatch(r"/[\w./~-]*", text, re.ASCII):
+        raise ArgumentTypeError(f"must be a path such as /metrics, not {text!r}")
+    if re.match("/(-|api|static)/|/config$", text):
+        raise ArgumentTypeError(f"must not be a path that serves something else, as {text!r} does")
     return text
 
 

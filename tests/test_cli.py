@@ -81,7 +81,15 @@ def test_a_wrong_configuration_ends_with_2_and_every_fault_with_its_line(
     [
         (["--no.such.flag"], "unrecognized arguments: --no.such.flag"),
         (["--web.listen-address=nowhere"], "must be host:port, [address]:port or :port, not 'nowhere'"),
-        (["--web.telemetry-path=metrics"], "must begin with /, not 'metrics'"),
+        (["--web.telemetry-path=metrics"], "must be a path such as /metrics, not 'metrics'"),
+        (["--web.telemetry-path=/{any}"], "must be a path such as /metrics, not '/{any}'"),
+        *(
+            (
+                [f"--web.telemetry-path={path}"],
+                f"must not be a path that serves something else, as '{path}' does",
+            )
+            for path in ("/-/healthy", "/api/v1/scale-sets", "/config", "/static/status.css")
+        ),
         (["--log.level=loud"], "invalid choice: 'loud'"),
         (["--shard=-1"], "must be a whole number, 0 or more, not '-1'"),
         (["--total-shards=0"], "must be a whole number, 1 or more, not '0'"),
