@@ -285,6 +285,7 @@ class Server:
         limits = limits or Limits()
 
         async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+            response.headers.pop(hdrs.SERVER, None)  # with which versions we run is nobody's business
             for name, value in gate.headers.items():
                 response.headers.setdefault(name, value)
 

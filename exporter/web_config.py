@@ -151,7 +151,7 @@ class HttpServerConfig(Section):
 
     http2: Annotated[Truth, AfterValidator(_http2)] = False
     headers: Mapping[HeaderName, HeaderValue | None] = {}
-    """Set on every answer; those that are empty are not."""
+    """Set on every answer that does not set the header by itself; those that are empty are not."""
 
 
 class WebConfig(Section):

@@ -92,6 +92,7 @@ async def test_metrics_come_in_the_format_asked_for(site: Site, accept: str, con
     status, response, body = await site.get("/metrics", Accept=accept)
     assert (status, response.headers["Content-Type"]) == (200, content_type)
     assert response.headers["Vary"] == "Accept, Accept-Encoding"
+    assert "Server" not in response.headers
     assert int(response.headers["Content-Length"]) == len(body)
     assert body.startswith(b"# HELP azure_vmss_os_upgrade_up ")
 
