@@ -57,7 +57,7 @@ coverage: .venv/supply .venv/packages .venv/bin/helm
 	$(BIN)/python -m tests.supply.covered dist/coverage.json
 
 # Small changes of the pure modules, each of which a test should notice; MODULES=plan changes one module only.
-mutants: .venv/supply
+mutants: .venv/supply .venv/packages
 	$(BIN)/python -m tests.supply.mutants $(MODULES)
 
 # The whole daemon in bad times, for minutes; the seed is printed, and CHAOS_ARGS="--seed N" gives the same again.
