@@ -59,8 +59,18 @@ def metrics() -> set[str]:
             family.type, ("",)
         )
         names |= {family.name + suffix for suffix in suffixes}
+    return names | recorded().keys()
+
+
+def recorded() -> dict[str, str]:
+    """Return the recording rules, by name."""
     rules = yaml.safe_load((ROOT / "deploy/prometheus/recording.yml").read_text())
-    return names | {rule["record"] for group in rules["groups"] for rule in group["rules"]}
+    return {rule["record"]: rule["expr"] for group in rules["groups"] for rule in group["rules"]}
+
+
+def test_every_recording_rule_is_asked_for():
+    asked = "\n".join(expression for name in SHOWN for expression in expressions(name))
+    assert [record for record in recorded() if record not in asked] == []
 
 
 def test_the_files_are_what_the_source_writes():
