@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.grafana.source.__main__ import DASHBOARDS, written
-from deploy.grafana.source.panels import NEVER, STATES
+from deploy.grafana.source.panels import NEVER, STATES, with_image
 from exporter.families import FAMILIES
 from exporter.history import UpgradeState
 from exporter.telemetry import Telemetry
@@ -71,6 +71,13 @@ def recorded() -> dict[str, str]:
 def test_every_recording_rule_is_asked_for():
     asked = "\n".join(expression for name in SHOWN for expression in expressions(name))
     assert [record for record in recorded() if record not in asked] == []
+
+
+def test_an_image_has_the_same_name_in_a_recording_as_elsewhere():
+    joined, replaced = re.findall(r'"image",.*?\)', with_image(""))
+    recording = recorded()["subscription_image:azure_vmss_os_upgrade_scale_sets:count"]
+    assert joined in recording
+    assert replaced in recording
 
 
 def test_the_files_are_what_the_source_writes():

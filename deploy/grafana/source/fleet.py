@@ -60,7 +60,6 @@ def fleet() -> Json:
     since_completed = f"(time() - {each('last_completed_timestamp_seconds', ANY)}) / 86400"
     unfinished = f'azure_vmss_os_upgrade_state{{{ANY}, state!="Completed"}} @ end() == 1'
     lately = f"azure_vmss_os_upgrade_end_timestamp_seconds{{{ANY}}} @ end() > $__from / 1000"
-    by_version = "subscription_image:azure_vmss_os_upgrade_scale_sets:count"
     panels = (
         stat(
             "Scale sets",
@@ -218,8 +217,8 @@ def fleet() -> Json:
         chart(
             "Adoption through time",
             Query(
-                f'sum by (sku, exact_version) (label_replace({by_version}{{{WITHIN}}}, "sku", "gallery image", "sku", ""))',
-                "{{sku}} {{exact_version}}",
+                f"sum by (image) (subscription_image:azure_vmss_os_upgrade_scale_sets:count{{{WITHIN}}})",
+                "{{image}}",
             ),
             unit="none",
             width=10,

@@ -94,13 +94,16 @@ def state_number(select: str) -> str:
 
 
 def with_image(select: str) -> str:
-    """Return the expression of ``info`` with one label for all kinds of images: what it is, and its version."""
+    """Return the expression of ``info`` with one label for all kinds of images: its version, and what it is.
+
+    The version comes first, for a long label is cut at its end.
+    """
     ids = ("image_id", "shared_gallery_image_id", "community_gallery_image_id")
     named = each("info", select, "sku", "exact_version", *ids)
-    marketplace = f'label_join({named}, "image", " ", "sku", "exact_version")'
+    marketplace = f'label_join({named}, "image", " ", "exact_version", "sku")'
     quoted = ", ".join(f'"{name}"' for name in ids)
     gallery = f'label_join({marketplace}, "gallery", "", {quoted})'
-    version = '"image", "$1 $2", "gallery", "(?i).*/images/([^/]+)/versions/([^/]+)"'
+    version = '"image", "$2 $1", "gallery", "(?i).*/images/([^/]+)/versions/([^/]+)"'
     return f"max by ({IDENTITY}, image) (label_replace({gallery}, {version}))"
 
 
