@@ -192,6 +192,11 @@ def test_a_series_that_is_merged_of_several_exporters_counts_a_scale_set_once(na
             assert "max by (subscription_id, resource_group, scale_set" in expression or ":" in expression
 
 
+@EVERY_DASHBOARD
+def test_no_other_job_is_taken_for_an_exporter(name: str):
+    assert not [expression for expression in expressions(name) if "on (instance)" in expression]
+
+
 def test_what_is_provisioned_is_there():
     provisioning = FOLDER / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]

@@ -182,7 +182,7 @@ def exporter() -> Json:
         chart(
             "Memory",
             Query(
-                f"process_resident_memory_bytes{{{HERE}}} and on (instance) {_of('build_info', HERE)}",
+                f"process_resident_memory_bytes{{{HERE}}} and on (job, instance) {_of('build_info', HERE)}",
                 "{{instance}}",
             ),
             unit="bytes",
@@ -191,7 +191,7 @@ def exporter() -> Json:
         chart(
             "Processor",
             Query(
-                f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval]) and on (instance) {_of('build_info', HERE)}",
+                f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval]) and on (job, instance) {_of('build_info', HERE)}",
                 "{{instance}}",
             ),
             unit="percentunit",
