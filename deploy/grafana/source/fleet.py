@@ -1,5 +1,6 @@
 """The dashboard *Fleet*: how the OS upgrades of all scale sets stand, and who needs a look."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from deploy.grafana.source.panels import (
@@ -55,6 +56,14 @@ def _share(state: str) -> Query:
     return Query(f"{each('instances', only(ANY, state=state))} / on ({IDENTITY}) {total}{matching(ACTIVE)}")
 
 
+def _counts_and_shares(counts: str, shares: str) -> Iterator[Column]:
+    """Yield two columns for each state of instances, of the queries with these letters; a count is as wide as its name."""
+    for count, share, (state, colour) in zip(counts, shares, INSTANCES.items(), strict=True):
+        name = state.replace("_", " ")
+        yield Column(f"Value #{count}", name.capitalize(), 28 + 6 * len(name))
+        yield Column(f"Value #{share}", f"% {name}", unit="percentunit", bar=colour)
+
+
 def fleet() -> Json:
     """Return the dashboard."""
     since_completed = f"(time() - {each('last_completed_timestamp_seconds', ANY)}) / 86400"
@@ -104,7 +113,7 @@ def fleet() -> Json:
             columns=(
                 *WHICH,
                 Column("code", "Error"),
-                Column("image", "Image", 370),
+                Column("image", "Image", 320),
                 Column("Value #B", "Ended", 135, "dateTimeFromNow"),
                 Column("Value #E", "Failed", 65),
                 SUBSCRIPTION,
@@ -120,25 +129,18 @@ def fleet() -> Json:
             Query(f"{with_image(ANY)}{matching(ACTIVE)}"),
             Query(f"sum by ({IDENTITY}) ({each('instances', ANY, 'state')}){matching(ACTIVE)}"),
             *(_share(state) for state in INSTANCES),
+            *(Query(f"{each('instances', only(ANY, state=state))}{matching(ACTIVE)}") for state in INSTANCES),
             columns=(
                 *WHICH,
                 Column("state", "State", 115),
                 Column("Value #B", "Started", 135, "dateTimeFromNow"),
-                Column("image", "Image", 370),
+                Column("image", "Image", 260),
                 Column("Value #D", "Instances", 80),
-                *(
-                    Column(
-                        f"Value #{letter}",
-                        state.replace("_", " ").capitalize(),
-                        unit="percentunit",
-                        bar=colour,
-                    )
-                    for letter, (state, colour) in zip("EFGH", INSTANCES.items(), strict=True)
-                ),
+                *_counts_and_shares(counts="IJKL", shares="EFGH"),
                 replace(SUBSCRIPTION, hidden=True),
             ),
             sort_by="Started",
-            description="Upgrades under way, and how many of their instances are in each state.",
+            description="Upgrades under way, and how many of their instances are in each state, and which share of them.",
             nothing="No upgrade is under way.",
         ),
         table(
@@ -209,7 +211,7 @@ def fleet() -> Json:
                 "{{image}}",
             ),
             unit="none",
-            width=14,
+            width=10,
             height=10,
             colours=thresholds(base=GREEN),
             description="How many scale sets completed their latest upgrade to the image.",
@@ -221,9 +223,10 @@ def fleet() -> Json:
                 "{{image}}",
             ),
             unit="none",
-            width=10,
+            width=14,
             height=10,
             stacked=True,
+            legend_beside=True,
             description=f"Scale sets by the image that their latest upgrade brings. {RECORDED}",
         ),
     )

@@ -259,10 +259,11 @@ def chart(
     height: int = 8,
     stacked: bool = False,
     logarithmic: bool = False,
+    legend_beside: bool = False,
     overrides: Sequence[Json] = (),
     description: str = "",
 ) -> Panel:
-    """Return lines through time, or areas on top of each other."""
+    """Return lines through time, or areas on top of each other; a legend of many names belongs beside them."""
     custom = {
         "drawStyle": "line",
         "lineWidth": 1 if stacked else 2,
@@ -280,10 +281,16 @@ def chart(
     }
     if not logarithmic:
         defaults["min"] = 0
-    options = {
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
-        "tooltip": _TOOLTIP,
-    }
+    legend: Json = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
+    if legend_beside:
+        legend |= {
+            "displayMode": "table",
+            "placement": "right",
+            "calcs": ["lastNotNull"],
+            "sortBy": "Last *",
+            "sortDesc": True,
+        }
+    options = {"legend": legend, "tooltip": _TOOLTIP}
     return Panel(title, "timeseries", queries, width, height, description, options, defaults, overrides)
 
 
@@ -406,7 +413,7 @@ WHICH = (
     Column("scale_set", "Scale set", 165, link=True),
     Column("resource_group", "Resource group", 125),
 )
-SUBSCRIPTION = Column("subscription_id", "Subscription", 210)
+SUBSCRIPTION = Column("subscription_id", "Subscription", 285)
 """These columns say which scale set it is."""
 
 
