@@ -454,6 +454,58 @@ def test_a_kill_at_any_moment_loses_nothing_committed_and_corrupts_nothing(path:
         said = len(starts) // 3 - 1
 
 
+# --- Power cuts
+
+FOUND = st.lists(
+    st.builds(upgrade, st.none() | st.floats(0, 9), st.sampled_from(UpgradeState), st.integers(0, 9)),
+    max_size=5,
+)
+TRANSACTION = st.lists(st.tuples(st.sampled_from([WEB, API]), FOUND), max_size=3)
+TEARS = {
+    "cut off": lambda log, at: log[:at],
+    "zeroes": lambda log, at: log[:at] + bytes(len(log) - at),
+    "garbage": lambda log, at: log[:at] + random.Random(at).randbytes(len(log) - at),
+    "a sector lost": lambda log, at: log[:at] + bytes(len(log[at : at + 512])) + log[at + 512 :],
+}
+"""What may stand in the log from an offset on, where writing it broke off."""
+
+
+def everything(path: Path) -> object:
+    """Return all that the journal remembers."""
+    with reading(path) as journal:
+        return journal.known([WEB, API]), [*journal.all_upgrades()]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.lists(TRANSACTION, min_size=1, max_size=6), st.sampled_from(sorted(TEARS)))
+def test_of_a_torn_log_the_transactions_before_the_tear_remain_whole_and_no_part_of_one(
+    data: st.DataObject, transactions: list[list[tuple[ScaleSet, list[Upgrade]]]], tear: str
+):
+    with tempfile.TemporaryDirectory() as folder:
+        path, torn = Path(folder, "journal.sqlite"), Path(folder, "torn.sqlite")
+        with closing(Journal(path)) as journal:
+            log = path.with_name(f"{path.name}-wal")
+            ends, states = [log.stat().st_size], [everything(path)]
+            for number, found in enumerate(transactions):
+                journal.write([polled(*each, at=5000.0 + number, scale_set=one) for one, each in found])
+                ends.append(log.stat().st_size)
+                states.append(everything(path))
+            assert ends == sorted(ends)  # all of it is in the log still, none in the file
+            written = log.read_bytes()
+            at = data.draw(st.integers(0, len(written)), label="at")
+            torn.write_bytes(path.read_bytes())
+            torn.with_name(f"{torn.name}-wal").write_bytes(TEARS[tear](written, at))
+        Journal(torn).close()
+        with closing(sqlite3.connect(torn)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        whole = max(0, sum(end <= at for end in ends) - 1)
+        # What follows the tear may by chance be what stood there: a page has zeroes of its own.
+        assert everything(torn) in (states[whole : whole + 1] if tear == "cut off" else states[whole:])
+        write(torn, polled(upgrade(99.0), at=6000.0))
+        assert known(torn).latest == upgrade(99.0)  # type: ignore[union-attr]
+
+
 # --- Disks
 
 
