@@ -61,7 +61,7 @@ def _counts_and_shares(counts: str, shares: str) -> Iterator[Column]:
     for count, share, (state, colour) in zip(counts, shares, INSTANCES.items(), strict=True):
         name = state.replace("_", " ")
         yield Column(f"Value #{count}", name.capitalize(), 28 + 6 * len(name))
-        yield Column(f"Value #{share}", f"% {name}", unit="percentunit", bar=colour)
+        yield Column(f"Value #{share}", f"% {name}", 98, unit="percentunit", bar=colour)
 
 
 def fleet() -> Json:
@@ -113,7 +113,7 @@ def fleet() -> Json:
             columns=(
                 *WHICH,
                 Column("code", "Error"),
-                Column("image", "Image", 320),
+                Column("image", "Image", 300),
                 Column("Value #B", "Ended", 135, "dateTimeFromNow"),
                 Column("Value #E", "Failed", 65),
                 SUBSCRIPTION,
@@ -134,7 +134,7 @@ def fleet() -> Json:
                 *WHICH,
                 Column("state", "State", 115),
                 Column("Value #B", "Started", 135, "dateTimeFromNow"),
-                Column("image", "Image", 260),
+                Column("image", "Image"),
                 Column("Value #D", "Instances", 80),
                 *_counts_and_shares(counts="IJKL", shares="EFGH"),
                 replace(SUBSCRIPTION, hidden=True),

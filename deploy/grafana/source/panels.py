@@ -413,7 +413,7 @@ WHICH = (
     Column("scale_set", "Scale set", 165, link=True),
     Column("resource_group", "Resource group", 125),
 )
-SUBSCRIPTION = Column("subscription_id", "Subscription", 285)
+SUBSCRIPTION = Column("subscription_id", "Subscription", 300)
 """These columns say which scale set it is."""
 
 
