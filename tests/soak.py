@@ -1,9 +1,9 @@
 """``python -m tests.soak [--minutes N] [--scale-sets N]``: a large fleet for a while, and what the process holds over time.
 
-The exporter discovers and polls a simulated Azure in another process, whose upgrades go 60 times as fast as Azure's, keeps
-a journal, and is scraped all the while. Printed is a line every ten seconds, and in the end whether memory still grows after the warm-up:
-the slope of a straight line through the least of each minute, and how steep chance alone may make it. A leak raises the least, too;
-a search that is being read raises only the rest. Asserts nothing about times.
+The exporter discovers and polls a simulated Azure in another process, whose upgrades go 60 times as fast as Azure's,
+keeps a journal, and is scraped all the while. Printed is a line every ten seconds, and in the end whether memory still
+grows after the warm-up: the slope of a straight line through the least of each minute, and how steep chance alone may
+make it. A leak raises the least, too; a search that is being read raises only the rest. Asserts nothing about times.
 """
 
 import asyncio
