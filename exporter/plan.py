@@ -10,11 +10,11 @@ counts in it from when it is handed out until 60 seconds after its end, for its 
 while it lasts with the retries that it may yet need. So no 60 seconds see more requests than the budget, even if each
 one fails. A history of many pages can still overdraw it; the bucket then owes what was overdrawn.
 
-Scale sets whose upgrade is active come first, at ``active_interval``; those at rest share what is left, the one
-that has waited longest first, each at its own interval or slower. "Slower" is one factor for all of them, taken in
-steps of 2 % so that it seldom changes. A first poll is due at once. From then on a due time is where the scale
-set's phase, a hash of its id, falls in its interval: due times spread evenly, no burst repeats, and two restarts
-give the same phases.
+Scale sets whose upgrade is active come first, at ``active_interval``, though every fifth poll is for one at rest where
+one is due; those at rest share what is left, the one that has waited longest first, each at its own interval or
+slower. "Slower" is one factor for all of them, taken in steps of 2 % so that it seldom changes. A first poll is due at
+once. From then on a due time is where the scale set's phase, a hash of its id, falls in its interval: due times spread
+evenly, no burst repeats, and two restarts give the same phases.
 
 When Azure says that little is left of a budget of its own, the pace falls: each turn earns a scale set only part of
 a poll, and with a whole one earned it is polled. Turns stay where they are, so that the slowdown begins and ends
@@ -38,6 +38,8 @@ BUCKET_SECONDS = 5.0
 """What the bucket holds at most after that, as seconds of refill: a late ring loses nothing, a long rest is no burst."""
 ACTIVE_SHARE = 0.8
 """Of the budget, what active scale sets may take together: those at rest are never starved."""
+ACTIVE_IN_A_ROW = round(ACTIVE_SHARE / (1 - ACTIVE_SHARE))
+"""After so many active ones it is the turn of one at rest, however many more are late."""
 FURTHER_REQUESTS = 2
 """What the window keeps free for each poll under way: the retries that the client may make."""
 HELD_SECONDS = 1.3
@@ -114,6 +116,8 @@ class Plan:
         self._heard = Pace()
         self._pace = 1.0
         self._arrivals = 0
+        self._in_a_row = 0
+        """Active scale sets that were handed out since the last one at rest."""
         self._paused_until = 0.0
         self._named: list[_Place] = []
         self._tokens = float(FIRST_TOKENS)
@@ -177,16 +181,16 @@ class Plan:
         self._named = []
         self._refill(now)
         polls = []
-        for queue in (self._active, self._resting):
-            while self._may_spend() and (place := self._pop(queue, now)) is not None:
-                target = self._targets[place[2]]
-                if not self._earns(target):
-                    self._follow(place[2], target, now)
-                    continue
-                target.place = None
-                self._tokens -= 1
-                self._under_way += 1
-                polls.append(Due(place[2], place[0]))
+        while self._may_spend() and (place := self._first(now)) is not None:
+            target = self._targets[place[2]]
+            if not self._earns(target):
+                self._follow(place[2], target, now)
+                continue
+            self._in_a_row = self._in_a_row + 1 if target.active else 0
+            target.place = None
+            self._tokens -= 1
+            self._under_way += 1
+            polls.append(Due(place[2], place[0]))
         return Turn(polls=tuple(polls))
 
     def spend(self, requests: int, now: float) -> None:
@@ -232,6 +236,16 @@ class Plan:
         self._tokens = min(self._tokens, 0.0)
         self._refilled = max(self._refilled, until)
         return True
+
+    def paused_for(self, now: float) -> float:
+        """Return for how many seconds yet nobody is to be polled."""
+        return max(0.0, self._paused_until - now)
+
+    def postpone(self, scale_set_id: str) -> None:
+        """Take back a poll of which nothing was sent, as a pause began: the scale set keeps its turn."""
+        target = self._targets[scale_set_id]
+        self._under_way -= 1
+        self._enqueue(scale_set_id, target, target.due)
 
     def interval(self, scale_set_id: str) -> float:
         """Return the interval now in force for a scale set, in seconds."""
@@ -304,6 +318,14 @@ class Plan:
         target = self._targets.get(place[2])
         if target is not None and target.place is place:
             heappush(self._active if target.active else self._resting, place)
+
+    def _first(self, now: float) -> _Place | None:
+        """Take who is to be polled next out of its queue."""
+        others_turn = self._in_a_row >= ACTIVE_IN_A_ROW
+        for queue in (self._resting, self._active) if others_turn else (self._active, self._resting):
+            if (place := self._pop(queue, now)) is not None:
+                return place
+        return None
 
     def _pop(self, queue: list[_Place], now: float) -> _Place | None:
         """Take the first that is due out of a queue, past those that have left it or moved."""
