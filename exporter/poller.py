@@ -23,6 +23,9 @@ from exporter.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+SAME_PAUSE_SECONDS = 5.0
+"""By which the answers to polls that were in flight together may draw a pause out without another line in the log."""
+
 
 @dataclass(frozen=True, slots=True)
 class _News:
@@ -35,13 +38,17 @@ class _News:
 
 @dataclass(frozen=True, slots=True)
 class _Meter:
-    """Accounts for a poll's requests in the plan of its subscription."""
+    """Accounts for a poll's requests in the plan of its subscription; in a pause there is no further one."""
 
     plan: Plan
     clock: Callable[[], float]
 
     def spend(self) -> None:
-        self.plan.spend(1, self.clock())
+        now = self.clock()
+        pause = self.plan.paused_for(now)
+        if pause:
+            raise Throttled("throttled meanwhile by the answer to another poll", retry_after=pause)
+        self.plan.spend(1, now)
 
     def left(self, scope: str, requests: int) -> None:
         self.plan.left(scope, requests, self.clock())
@@ -114,6 +121,9 @@ class Poller:
     async def _run(self, due: Due, plan: Plan) -> None:
         key = due.scale_set_id
         async with self._slots:
+            if plan.paused_for(self._clock()):
+                plan.postpone(key)  # the next ring marks it as throttled
+                return
             known = self._store[key]
             self._telemetry.poll_delay.observe(max(0.0, self._clock() - due.since))
             started = perf_counter()
@@ -165,12 +175,15 @@ class Poller:
                 self._telemetry.unrecognised_values.labels(field).inc()
 
     def _pause(self, subscription_id: str, seconds: float, plan: Plan) -> None:
-        if not plan.pause(self._clock() + seconds):
+        now = self._clock()
+        longer = seconds - plan.paused_for(now)
+        if not plan.pause(now + seconds):
             return  # of polls that were in flight together, the longest pause counts
         self._telemetry.azure_paused_until.labels(subscription_id).set(time() + seconds)
-        log.warning(
-            "throttled by Azure", extra=fields(subscription_id=subscription_id, paused_seconds=seconds)
-        )
+        if longer > SAME_PAUSE_SECONDS:
+            log.warning(
+                "throttled by Azure", extra=fields(subscription_id=subscription_id, paused_seconds=seconds)
+            )
 
 
 def _identity(scale_set: ScaleSet) -> dict[str, dict[str, object]]:

@@ -474,6 +474,62 @@ async def test_throttling_pauses_its_subscription_and_no_other(world: World) -> 
         assert [key for key in world.samples(each) if key[0] == "poll_error"] == []
 
 
+@pytest.mark.parametrize("world", [1], indirect=True)
+async def test_a_poll_that_still_waits_for_its_slot_sends_nothing_once_its_subscription_is_throttled(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = [each for each in world.scale_sets if each.subscription_id == world.web.subscription_id]
+    for each in same:
+        world.break_(answering(429, headers={"Retry-After": "900"}), each)
+    sent = Counter(world.simulator.requests)
+    plan = world.plans[world.web.subscription_id]
+    for each in same:
+        plan.change(each.id, 10.0, world.clock())  # all come due together
+    await world.ring(10)
+    assert sum(world.requests(each) - sent[each.id] for each in same) == 1
+    assert [world.samples(each)["up", ""] for each in same].count(0) == 1
+
+    await world.ring(10)
+    assert sum(world.requests(each) - sent[each.id] for each in same) == 1
+    assert all(world.samples(each)["poll_error", "throttled"] == 1 for each in same)
+    assert [record.message for record in caplog.records].count("throttled by Azure") == 1
+
+    world.simulator.heal()
+    await world.ring(900)
+    await world.round()
+    assert all(world.samples(each)["up", ""] == 1 for each in same)
+
+
+async def test_polls_in_flight_together_pause_their_subscription_with_one_line_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = [each for each in world.scale_sets if each.subscription_id == world.web.subscription_id]
+    plan = world.plans[world.web.subscription_id]
+    for seconds, each in enumerate(same, 900):
+        world.break_(answering(429, headers={"Retry-After": str(seconds)}), each)
+        plan.change(each.id, 10.0, world.clock())
+    await world.ring(10)
+    assert 900 <= plan.paused_for(world.clock()) <= 902
+    assert [record.message for record in caplog.records].count("throttled by Azure") == 1
+
+
+async def test_in_a_pause_no_poll_in_flight_sends_a_further_request(world: World) -> None:
+    plan = world.plans[world.web.subscription_id]
+    sent = world.requests(world.web)
+
+    async def while_another_is_throttled(_: web.BaseRequest) -> web.Response:
+        plan.pause(world.clock() + 900)
+        return web.Response(status=503)
+
+    world.break_(while_another_is_throttled)
+    plan.change(world.web.id, 10.0, world.clock())
+    await world.ring(10)
+    assert world.requests(world.web) - sent == 1
+    samples = world.samples(world.web)
+    assert (samples["up", ""], samples["poll_error", "throttled"]) == (0, 1)
+    assert plan.paused_for(world.clock()) == pytest.approx(900)
+
+
 async def test_throttling_without_a_time_pauses_for_a_minute(world: World) -> None:
     world.break_(answering(429), times=1)
     while world.samples(world.web)["up", ""]:

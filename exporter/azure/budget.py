@@ -27,7 +27,7 @@ class Meter(Protocol):
     """Who accounts for the requests of one call."""
 
     def spend(self) -> None:
-        """Hear that a further request is sent, after the first."""
+        """Hear that a further request is about to be sent, after the first. May raise ``PollError`` instead."""
 
     def left(self, scope: str, requests: int) -> None:
         """Hear how many requests are left of a budget."""
