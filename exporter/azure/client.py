@@ -41,6 +41,7 @@ from exporter.azure.errors import (
     Unreachable,
     one_line,
     parse_error,
+    without,
 )
 from exporter.azure.proxy import proxy_for
 from exporter.azure.turns import Turns
@@ -313,13 +314,14 @@ class _Call:
                 if self._turns is not None:
                     self._heed_quota(self._turns, response.headers)
                 if response.status == HTTPStatus.OK:
-                    return await _decode(response, self._known)
+                    return await _decode(response, self._known, token)
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
-        except Throttled as throttled:
-            if self._turns is not None:
-                self._turns.rest(throttled.retry_after)
+        except PollError as error:
+            error.hide(token)  # whoever answers may quote what was asked
+            if self._turns is not None and isinstance(error, Throttled):
+                self._turns.rest(error.retry_after)
             raise
         finally:
             telemetry.azure_requests.labels(self._subscription_id, status).inc()
@@ -428,11 +430,13 @@ def _refuse(constant: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
-async def _decode(response: aiohttp.ClientResponse, known: bytes) -> _Page:
-    """Decode the body of a good answer, unless it is the one that is known."""
+async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) -> _Page:
+    """Decode the body of a good answer, unless it is the one that is known. The token, should it be quoted, is left out."""
     body, broken = await _read(response, MAX_PAGE_BYTES + 1)
+    body = body.replace(token.encode(), b"***")
     digest = blake2b(body, digest_size=16).digest()
-    page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body), digest)
+    request_id = without(token, response.headers.get("x-ms-request-id", ""))
+    page = _Page(None, request_id, without(token, _excerpt(body)), digest)
     if isinstance(broken, TimeoutError):
         raise broken
     if broken is not None:

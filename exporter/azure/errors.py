@@ -10,6 +10,8 @@ from exporter.snapshot import Reason
 
 EXCERPT = 256
 """Characters of a body that an error quotes."""
+TELLING = 16
+"""Characters of a token that say nothing yet: all tokens begin alike."""
 
 
 class PollError(Exception):
@@ -23,6 +25,12 @@ class PollError(Exception):
         """``x-ms-request-id`` of the answer, for Azure's support."""
         self.excerpt = excerpt
         """The first characters of an answer that made no sense."""
+
+    def hide(self, secret: str) -> None:
+        """Take a secret out of all that this error says."""
+        self.args = (without(secret, str(self)),)
+        self.request_id = without(secret, self.request_id)
+        self.excerpt = without(secret, self.excerpt)
 
 
 class Unauthorized(PollError):
@@ -108,6 +116,12 @@ def parse_error(body: bytes) -> str:
         return ""
     texts = (document.get(name) for name in ("code", "message"))
     return ": ".join(one_line(text) for text in texts if isinstance(text, str))
+
+
+def without(secret: str, text: str) -> str:
+    """Return a text with ``***`` for a secret; one that ends amid the secret ends where that begins."""
+    head, cut, _ = text.replace(secret, "***").partition(secret[:TELLING])
+    return f"{head}***" if cut else head
 
 
 def one_line(text: str, limit: int = EXCERPT) -> str:

@@ -827,6 +827,33 @@ async def test_a_malformed_answer_is_quoted(azure: Azure, reply: Reply, excerpt:
     assert (type(failure), failure.excerpt) == (Malformed, excerpt)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        ok("<html>You asked with Authorization: Bearer token-1"),
+        ok({"value": [], "nextLink": "https://elsewhere.example/?token-1"}),
+        http("200 OK", "<html>", x_ms_request_id="token-1"),
+        http("301 Elsewhere", b"token-1", location="https://elsewhere.example/?token-1"),
+        http("400 token-1"),
+        http("403 Forbidden", {"error": {"code": "A", "message": "not for token-1"}}),
+    ],
+    ids=["a page", "a link", "a request id", "a redirect", "a reason phrase", "an error"],
+)
+async def test_an_answer_that_quotes_the_token_is_shown_without_it(azure: Azure, reply: Reply) -> None:
+    azure.server.will(reply)
+    failure = await azure.failure()
+    said = f"{failure} {failure.request_id} {failure.excerpt}"
+    assert "***" in said
+    assert "token-1" not in said
+
+
+async def test_a_history_that_quotes_the_token_comes_without_it(azure: Azure) -> None:
+    azure.server.will(ok({"value": [{"properties": {"error": {"message": "Bearer token-1"}}}]}))
+    answer = await azure.poll()
+    assert answer.pages == ({"value": [{"properties": {"error": {"message": "Bearer ***"}}}]},)
+    assert "token-1" not in answer.excerpt
+
+
 async def test_a_page_of_just_8_mib_is_read(azure: Azure) -> None:
     azure.server.will(ok(b'{"value": []}'.ljust(8 * MIB)))
     assert (await azure.poll()).pages == ({"value": []},)

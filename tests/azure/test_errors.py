@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.azure import errors
-from exporter.azure.errors import PollError, one_line, parse_error
+from exporter.azure.errors import Malformed, PollError, one_line, parse_error, without
 from exporter.snapshot import Reason
 
 DEEP = 200_000
@@ -74,6 +74,31 @@ def test_any_text_fits_on_one_line(text: str, limit: int) -> None:
     assert len(line) <= limit
     assert "  " not in line
     line.encode()
+
+
+TOKEN = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQ.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("nothing of it", "nothing of it"),
+        (f"Bearer {TOKEN}", "Bearer ***"),
+        (f"{TOKEN}, and {TOKEN}!", "***, and ***!"),
+        (f"{TOKEN} {TOKEN[:40]}", "*** ***"),
+        (f"Bearer {TOKEN[:16]}", "Bearer ***"),
+        (f"Bearer {TOKEN[:15]}", f"Bearer {TOKEN[:15]}"),
+        ("", ""),
+    ],
+)
+def test_a_secret_is_left_out_even_where_it_is_cut(text: str, shown: str) -> None:
+    assert without(TOKEN, text) == shown
+
+
+def test_an_error_hides_a_secret_wherever_it_says_it() -> None:
+    error = Malformed(f"a {TOKEN}", request_id=f"b {TOKEN}", excerpt=f"c {TOKEN}")
+    error.hide(TOKEN)
+    assert (str(error), error.request_id, error.excerpt) == ("a ***", "b ***", "c ***")
 
 
 def test_a_short_line_stays_as_it_is() -> None:
