@@ -5,15 +5,18 @@ Pure. Knows nothing of SVG, of colours or of what a mark stands for: the templat
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
+DAY = 86_400.0
 BAR_WIDTH = 160.0
 THINNEST = 3.0
 """Width of what there is one of among thousands: it must be seen."""
 LINE_WIDTH = 200.0
 LINE_DAYS = 60
-"""Azure keeps two months of upgrades."""
+"""At least; Azure keeps two months of upgrades, a journal more."""
 MARK_WIDTH = 14.0
-MOST_MARKS = int(LINE_WIDTH / MARK_WIDTH)
+MOST_AWAY = 1.5 * MARK_WIDTH
+"""How far a sign may give way: no further than that it is still seen whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +49,28 @@ class Mark:
     stretch: Segment
 
 
-def line(spans: Iterable[tuple[float, float]], now: float) -> tuple[Mark, ...]:
-    """Place spans of time, each a start and an end in the order of their starts, on a line that ends now.
+def days(starts: Iterable[float], now: float) -> int:
+    """Return how many days a line must reach back for all of these to lie on it."""
+    return max(LINE_DAYS, ceil((now - min(starts, default=now)) / DAY))
 
-    A stretch lies where it was. Its sign lies there too, unless it would cover the next one's: then it gives way to
-    the left, so that each can be seen and their order tells.
+
+def line(spans: Iterable[tuple[float, float]], now: float, reach: int = LINE_DAYS) -> tuple[Mark, ...]:
+    """Place spans of time, each a start and an end in the order of their starts, on a line of so many days until now.
+
+    A stretch lies where it was. Its sign lies at its end, unless it would cover the next one's: then it gives way to
+    the left, yet not so far that it would tell of another time. Those of many at once cover each other.
     """
     stretches = []
     for start, end in spans:
-        left = _place(start, now)
-        stretches.append(Segment(left, round(max(1.0, _place(end, now) - left), 1)))
+        left = _place(start, now, reach)
+        stretches.append(Segment(left, round(max(1.0, _place(end, now, reach) - left), 1)))
     half = MARK_WIDTH / 2
     places = [min(max(each.x + each.width, half), LINE_WIDTH - half) for each in stretches]
     for index in range(len(places) - 2, -1, -1):
-        places[index] = min(places[index], places[index + 1] - MARK_WIDTH)
-    for index, place in enumerate(places):
-        places[index] = max(place, half if index == 0 else places[index - 1] + MARK_WIDTH)
+        place = places[index]
+        places[index] = max(half, place - MOST_AWAY, min(place, places[index + 1] - MARK_WIDTH))
     return tuple(Mark(round(place, 1), stretch) for place, stretch in zip(places, stretches, strict=True))
 
 
-def _place(at: float, now: float) -> float:
-    return round(min(max(0.0, 1 - (now - at) / (LINE_DAYS * 86_400)), 1.0) * LINE_WIDTH, 1)
+def _place(at: float, now: float, reach: int) -> float:
+    return round(min(max(0.0, 1 - (now - at) / (reach * DAY)), 1.0) * LINE_WIDTH, 1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 REFRESH_SECONDS = 15
-MOST_UPGRADES = drawing.MOST_MARKS
+MOST_UPGRADES = 14
 """Of one scale set; Azure keeps five, a journal more."""
 MOST_DETAILS = 10
 """Of one error; a hostile one could have a thousand, of four thousand characters each."""
@@ -87,10 +87,16 @@ def html(
 ) -> bytes:
     """Return the page."""
     selection = select(snapshots, query, now)
+    known = [upgrades_of(snapshot, past) for snapshot in selection.snapshots]
+    days = drawing.days((upgrade.start or 0.0 for upgrades in known for upgrade in upgrades), now)
     text = _template().render(
         selection=selection,
         query=selection.query,
-        rows=[_row(snapshot, now, past) for snapshot in selection.snapshots],
+        rows=[
+            _row(snapshot, upgrades, now, days)
+            for snapshot, upgrades in zip(selection.snapshots, known, strict=True)
+        ],
+        days=days,
         link=partial(_link, selection.query),
         fleet_bar=drawing.bar(tuple(selection.conditions.values())),
         telemetry_path=telemetry_path,
@@ -181,7 +187,7 @@ class _Row:
     past: tuple[_Past, ...]
 
 
-def _row(snapshot: Snapshot, now: float, past: Past) -> _Row:
+def _row(snapshot: Snapshot, upgrades: Sequence[Upgrade], now: float, days: int) -> _Row:
     latest = snapshot.latest
     rollback = None if latest is None else latest.rollback
     errors = (
@@ -196,7 +202,7 @@ def _row(snapshot: Snapshot, now: float, past: Past) -> _Row:
         seconds=latest and duration(latest, now),
         picture=_picture(latest.image) if latest is not None and latest.image is not None else None,
         errors=tuple((what, error) for what, error in errors if error is not None),
-        past=_line(upgrades_of(snapshot, past), now),
+        past=_line(upgrades, now, days),
     )
 
 
@@ -237,12 +243,12 @@ def _picture(image: Image) -> _Picture:
     return _Picture(name, version, path)
 
 
-def _line(upgrades: Sequence[Upgrade], now: float) -> tuple[_Past, ...]:
+def _line(upgrades: Sequence[Upgrade], now: float, days: int) -> tuple[_Past, ...]:
     spans = []
     for upgrade in upgrades:
         start = upgrade.start or 0.0
         spans.append((start, start + (duration(upgrade, now) or 0.0)))
-    marks = drawing.line(spans, now)
+    marks = drawing.line(spans, now, days)
     return tuple(
         _Past(upgrade, mark, duration(upgrade, now), _picture(upgrade.image or Image()).version)
         for upgrade, mark in zip(upgrades, marks, strict=True)

@@ -310,6 +310,23 @@ def test_a_past_beyond_azures_is_shown_and_azures_word_counts_more():
     assert "3 upgrades" in page(SNAPSHOT, past=past).text
 
 
+def test_all_lines_of_a_page_reach_back_to_its_oldest_upgrade():
+    long_ago = Upgrade(UpgradeState.CANCELLED, NOW - 86_400 * 100, NOW - 86_400 * 100 + 60)
+    other = Snapshot(replace(SCALE_SET, name="Api"), 300.0, History((EARLIER,)))
+
+    def past(scale_set: ScaleSet) -> list[Upgrade]:
+        return [long_ago] if scale_set is SCALE_SET else []
+
+    def stretches(shown: Page) -> list[str]:
+        return [each["x"] for each in shown.all("rect") if each.get("y") == "14.5"]
+
+    assert "60 days ago" in page(SNAPSHOT, other).text
+    assert stretches(page(SNAPSHOT, other)) == ["160.0", "199.9", "160.0"]
+    shown = page(SNAPSHOT, other, past=past)
+    assert "100 days ago" in shown.text
+    assert stretches(shown) == ["0.0", "176.0", "199.9", "176.0"]
+
+
 def test_the_document_says_the_same():
     answer = json.loads(status.document([SNAPSHOT], Query(), NOW))
     (scale_set,) = answer.pop("scale_sets")
