@@ -276,6 +276,32 @@ async def test_all_can_be_reached_by_keyboard(context: BrowserContext, site: Sit
     assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+SEEN = """() => {
+  const focused = document.activeElement, box = focused.getBoundingClientRect();
+  if (focused === document.body) return "";
+  const seen = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  const told = `${focused.tagName} ${focused.textContent.trim()}`;
+  return focused.contains(seen) ? told : `hidden: ${told}`;
+}"""
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+async def test_what_has_the_focus_is_seen(browser: Browser, site: Site, viewport: ViewportSize):
+    async with await browser.new_context(viewport=viewport) as context:
+        page = await site.open(context, "/?q=api")
+        told = []
+        for _ in range(60):
+            await page.keyboard.press("Tab")
+            told.append(await page.evaluate(SEEN))
+            if not told[-1]:
+                break
+            assert await page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        assert told[-1] == ""
+        assert [each for each in told if each.startswith("hidden")] == []
+        titles = ["Scale set", "State▲", "Started", "Target image", "Freshness"]
+        assert [each[2:] for each in told if each[2:] in titles] == titles
+
+
 async def top_of(locator: Locator) -> float:
     box = await locator.bounding_box()
     assert box is not None
