@@ -13,6 +13,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.azure.budget import Unmetered
 from exporter.azure.client import ATTEMPTS, Answer, Client
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
@@ -28,7 +29,6 @@ from exporter.azure.errors import (
     Unauthorized,
     Unreachable,
 )
-from exporter.azure.turns import Turns
 from exporter.config import Discovery, ManagedIdentity
 from exporter.discovery import QUERY, Discoverer, Found, merge, parse_rows, select
 from exporter.families import FAMILIES, render
@@ -159,7 +159,10 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@given(st.from_regex(r"\A[-\w.()]{1,90}\Z"), st.from_regex(r"\A[-\w.()]{1,90}\Z"), st.booleans())
+NAMES = st.from_regex(r"\A[-\w.()]{0,89}[-\w()]\Z")
+
+
+@given(NAMES, NAMES, st.booleans())
 def test_a_resource_id_is_read_back_to_the_letter(group: str, name: str, upper: bool):
     spelled = resource_id(name, group)
     (read,), _ = parse_rows(
@@ -306,6 +309,48 @@ async def test_who_is_throttled_is_left_alone_until_the_pause_is_over(forbidden:
     assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
 
 
+class Account(Unmetered):
+    """A subscription's account that a test looks at."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+        self.seconds = 0.0
+
+    def spend(self) -> None:
+        self.spent += 1
+
+    def paused_for(self) -> float:
+        return self.seconds
+
+    def pause(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+async def test_list_calls_and_polls_share_an_account_and_its_pause():
+    azure = Azure(
+        graph=[Forbidden("no")], lists=[Throttled("slow down", retry_after=300.0), {"value": [ROW]}]
+    )
+    now, account = 1000.0, Account()
+    discoverer = Discoverer(azure, Telemetry(), lambda: now, lambda _: account)
+    with pytest.raises(Throttled):
+        await discoverer.find(SUBSCRIPTION, 1.0)
+    assert (account.seconds, account.spent) == (300.0, 1)
+    now, account.seconds = 1301.0, 60.0  # another pause, by the answer to a poll
+    with pytest.raises(Throttled) as caught:
+        await discoverer.find(SUBSCRIPTION, 1.0)
+    assert (caught.value.retry_after, azure.asked) == (60.0, ["graph", "list"])
+    now, account.seconds = 1362.0, 0.0
+    assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
+
+
+async def test_resource_graph_is_asked_while_a_subscription_is_paused():
+    account = Account()
+    account.seconds = 60.0
+    discoverer = Discoverer(Azure(graph=[{"data": [ROW]}]), Telemetry(), account=lambda _: account)
+    assert len(await discoverer.find(SUBSCRIPTION, 1.0)) == 1
+    assert account.spent == 0
+
+
 async def test_a_refusal_of_resource_graph_is_logged_once_and_tried_again_by_the_hour(
     caplog: pytest.LogCaptureFixture,
 ):
@@ -415,7 +460,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
         credential = Credential(ManagedIdentity(), cloud, telemetry)
         stack.push_async_callback(credential.close)
         client = Client(cloud, credential, telemetry, connections=4)
-        client.graph_turns = Turns(0.0)
+        client.search_with(math.inf)
         stack.push_async_callback(client.close)
         yield World(simulator, Discoverer(client, telemetry, lambda: now[0]), now)
 
