@@ -9,6 +9,7 @@ What nobody has seen is not made up: of an upgrade that Azure tells of only in h
 unknown and have no samples then. Pure, but for the command at the end.
 """
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -216,7 +217,7 @@ def _samples(family: Family, scale_set: ScaleSet, latest: Upgrade | None) -> Ite
         yield series, value
 
 
-async def backfill(
+def backfill(
     read: Callable[[], Config],
     shard: Shard,
     span: Span,
@@ -231,8 +232,7 @@ async def backfill(
     learned has been written then all the same.
     """
     journal = read().journal
-    async with everything_polled(read, shard) as daemon:
-        snapshots, failures = daemon.snapshots(), daemon.failures()
+    snapshots, failures = asyncio.run(_polled(read, shard))
     known = {each.scale_set.id: each for each in snapshots if each.history is not None}
     recorded = _recorded(journal.path) if journal is not None else {}
     forgotten = {key: past for key, (past, _) in recorded.items() if key not in known and shard.holds(past)}
@@ -243,15 +243,31 @@ async def backfill(
         _, upgrades = recorded.get(key, (scale_set, []))
         labelled = replace(scale_set, labels=tuple(labels))
         pasts.append(Past(labelled, changes(history or History(), upgrades)))
-    of = steps(pasts)
-
-    def told(done: int) -> None:
-        if done % max(1, of // 200) == 0 or done == of:
-            draw(sys.stderr, done, of, "parts written", last=done == of)
-
     with opened(output) as file:
-        file.writelines(write(pasts, span, told))
+        file.writelines(_drawn(pasts, span))
     raise_for(failures)
+
+
+async def _polled(read: Callable[[], Config], shard: Shard) -> tuple[tuple[Snapshot, ...], list[str]]:
+    """Return what polls told and what failed; what follows needs no event loop, so that Ctrl-C ends it at once."""
+    async with everything_polled(read, shard) as daemon:
+        return daemon.snapshots(), daemon.failures()
+
+
+def _drawn(pasts: Sequence[Past], span: Span) -> Iterator[bytes]:
+    """Yield what is to be written, and draw how far it is."""
+    done, of = 0, steps(pasts)
+
+    def told(now_done: int) -> None:
+        nonlocal done
+        done = now_done
+        if done % max(1, of // 200) == 0:
+            draw(sys.stderr, done, of, "parts written")
+
+    try:
+        yield from write(pasts, span, told)
+    finally:
+        draw(sys.stderr, done, of, "parts written", last=True)
 
 
 def _recorded(path: Path) -> dict[str, tuple[ScaleSet, list[Recorded]]]:

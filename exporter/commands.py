@@ -83,7 +83,7 @@ def _try(config: Config, shown: Callable[[tuple[Finding, ...]], str]) -> None:
 
 def once(flags: Namespace) -> None:
     """Poll everything once."""
-    asyncio.run(poll_once(partial(_load, flags), flags.shard, flags.output))
+    poll_once(partial(_load, flags), flags.shard, flags.output)
 
 
 def backfill(flags: Namespace) -> None:
@@ -96,7 +96,7 @@ def backfill(flags: Namespace) -> None:
     )
     if span.start >= span.end:
         raise ConfigError(("--from must be before --until, which is at least 3h ago",))
-    asyncio.run(write_past(partial(_load, flags), flags.shard, span, flags.labels, flags.output))
+    write_past(partial(_load, flags), flags.shard, span, flags.labels, flags.output)
 
 
 def simulate(flags: Namespace) -> None:

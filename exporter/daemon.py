@@ -27,7 +27,7 @@ from exporter.families import FAMILIES, JOURNAL_FAMILIES
 from exporter.gate import Gate
 from exporter.log import fields
 from exporter.plan import Budget, Plan
-from exporter.poller import Poller
+from exporter.poller import PlanAccount, Poller
 from exporter.recorder import Recorder
 from exporter.scale_set import ScaleSet, Shard, difference
 from exporter.schedule import Schedule
@@ -154,7 +154,7 @@ class Daemon:
             record=self._recorder.record if self._recorder else None,
         )
         self._searcher = Searcher(
-            Discoverer(self._client, self._telemetry),
+            self._discoverer(),
             self._telemetry,
             self.apply,
             timeout_seconds=config.polling.timeout * SEARCH_TIMEOUTS,
@@ -162,6 +162,8 @@ class Daemon:
         self._subscriptions: set[str] = set()
         self._refreshes: dict[str, float] = {}
         self._plans: dict[str, Plan] = {}
+        self._ringing: set[str] = set()
+        """Subscriptions whose plan is rung."""
         self._schedule = Schedule()
         self._applying, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._server: Server | None = None
@@ -255,6 +257,12 @@ class Daemon:
                 for fault in str(error).splitlines():
                     log.error("configuration not reloaded", extra=fields(fault=fault))  # noqa: TRY400 - foreseen
                 return str(error)
+            except Exception:
+                self._telemetry.config_last_reload_successful.set(0)
+                log.exception(
+                    "defect in reading the configuration"
+                )  # ours to mend; the next reload must come
+                return "a defect of the exporter, see its log"
             await self._put_in_force(config)
             log.info("configuration reloaded")
             return ""
@@ -300,6 +308,7 @@ class Daemon:
         polling, now = config.polling, self._clock()
         self._poller.timeout_seconds = polling.timeout
         self._searcher.timeout_seconds = polling.timeout * SEARCH_TIMEOUTS
+        self._client.search_with(self._share)
         for plan in tuple(self._plans.values()):
             plan.adjust(self._budget, polling.active_interval, now)
             await asyncio.sleep(0)
@@ -322,7 +331,17 @@ class Daemon:
 
     def _connect(self) -> Client:
         polling = self._config.polling
-        return Client(self._config.cloud, self._credential, self._telemetry, connections=polling.concurrency)
+        client = Client(
+            self._config.cloud, self._credential, self._telemetry, connections=polling.concurrency
+        )
+        client.search_with(self._share)
+        return client
+
+    def _discoverer(self) -> Discoverer:
+        return Discoverer(self._client, self._telemetry, account=self._account)
+
+    def _account(self, subscription_id: str) -> PlanAccount:
+        return self._poller.account(subscription_id, self._plan(subscription_id))
 
     async def _connect_anew(self, before: Config) -> None:
         """Go on with another client. What is in flight is broken off, and due again at once."""
@@ -330,7 +349,7 @@ class Daemon:
         if (before.cloud, before.credential) != (self._config.cloud, self._config.credential):
             self._credential = Credential(self._config.credential, self._config.cloud, self._telemetry)
         self._client = self._connect()
-        self._searcher.discoverer = Discoverer(self._client, self._telemetry)
+        self._searcher.discoverer = self._discoverer()
         self._poller.use(self._client, self._config.polling.concurrency)
         await self._searcher.stop_all()
         interrupted = self._poller.in_flight()
@@ -387,7 +406,9 @@ class Daemon:
         for subscription_id in self._subscriptions - {each.id for each in self._config.subscriptions}:
             self._subscriptions.discard(subscription_id)
             self._schedule.cancel(f"poll {subscription_id}")
-            self._plans.pop(subscription_id, None)
+            self._ringing.discard(
+                subscription_id
+            )  # its plan stays: what was spent and a pause outlive its leaving
             self._telemetry.forget(subscription_id)
 
     async def _remembered(self, scale_sets: tuple[ScaleSet, ...]) -> dict[str, Snapshot]:
@@ -403,6 +424,8 @@ class Daemon:
         if plan is None:
             plan = Plan(self._budget, self._config.polling.active_interval, self._clock())
             self._plans[subscription_id] = plan
+        if subscription_id not in self._ringing:
+            self._ringing.add(subscription_id)
             self._schedule.every(RING_SECONDS, f"poll {subscription_id}", partial(self._ring, plan))
         return plan
 
@@ -410,9 +433,14 @@ class Daemon:
     def _budget(self) -> Budget:
         share = self._config.polling.budget_share
         return Budget(
-            per_minute=share / self._shard.total * REQUESTS_PER_MINUTE,
+            per_minute=self._share * REQUESTS_PER_MINUTE,
             shortest_interval=60.0 / (share * SCALE_SET_REQUESTS_PER_MINUTE),
         )
+
+    @property
+    def _share(self) -> float:
+        """Of what Azure grants, this shard's part."""
+        return self._config.polling.budget_share / self._shard.total
 
     async def _search(self, subscription_id: str) -> None:
         self._searcher.start(subscription_id)

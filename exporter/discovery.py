@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TypeGuard
 
-from exporter.azure.budget import Meter, Unmetered
+from exporter.azure.budget import Account, Meter, Unmetered
 from exporter.azure.client import Answer, Client
 from exporter.azure.errors import BadRequest, Forbidden, Malformed, NotFound, Throttled
 from exporter.config import Discovery, tag_label
@@ -163,10 +163,18 @@ class Discoverer:
     may not see: so where it knows of no scale set the list call has the last word.
     """
 
-    def __init__(self, client: Client, telemetry: Telemetry, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        client: Client,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = monotonic,
+        account: Callable[[str], Account] = lambda _: Unmetered(),
+    ) -> None:
+        """``account`` gives a subscription's own, which list calls share with polls; Resource Graph has its quota."""
         self._client = client
         self._telemetry = telemetry
         self._clock = clock
+        self._account = account
         self._paused_until: dict[str, float] = {}
         """Of subscriptions whose last search was throttled: asked before, Azure refuses again, and for longer."""
         self._without_graph: dict[str, float] = {}
@@ -180,15 +188,19 @@ class Discoverer:
         if pause > 0:
             raise Throttled("Azure has asked for a pause", retry_after=pause)
         try:
-            return await self._search(subscription_id, timeout_seconds, meter or Unmetered())
+            return await self._search(subscription_id, timeout_seconds, meter)
         except Throttled as error:
             self._paused_until[subscription_id] = self._clock() + error.retry_after
             raise
 
-    async def _search(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> tuple[Found, ...]:
+    async def _search(
+        self, subscription_id: str, timeout_seconds: float, meter: Meter | None
+    ) -> tuple[Found, ...]:
         if self._clock() >= self._without_graph.get(subscription_id, 0.0):
             try:
-                answer = await self._client.graph(subscription_id, QUERY, timeout_seconds, meter)
+                answer = await self._client.graph(
+                    subscription_id, QUERY, timeout_seconds, meter or Unmetered()
+                )
             except (BadRequest, Forbidden, NotFound) as error:
                 if subscription_id not in self._without_graph:
                     line = fields(
@@ -201,8 +213,19 @@ class Discoverer:
                 found = self._read(answer, "data", subscription_id)
                 if found:
                     return found
-        answer = await self._client.scale_sets(subscription_id, timeout_seconds, meter)
-        return self._read(answer, "value", subscription_id)
+        return self._read(await self._list(subscription_id, timeout_seconds, meter), "value", subscription_id)
+
+    async def _list(self, subscription_id: str, timeout_seconds: float, meter: Meter | None) -> Answer:
+        account = self._account(subscription_id)
+        pause = account.paused_for()
+        if pause > 0:
+            raise Throttled("throttled by the answer to a poll", retry_after=pause)
+        account.spend()
+        try:
+            return await self._client.scale_sets(subscription_id, timeout_seconds, meter or account)
+        except Throttled as error:
+            account.pause(error.retry_after)
+            raise
 
     def _read(self, answer: Answer, key: str, subscription_id: str) -> tuple[Found, ...]:
         def malformed(why: str) -> Malformed:

@@ -22,18 +22,22 @@ BAR_WIDTH = 40
 SHOWN_FAILURES = 20
 
 
-async def once(read: Callable[[], Config], shard: Shard, output: Path | None) -> None:
+def once(read: Callable[[], Config], shard: Shard, output: Path | None) -> None:
     """Poll everything once, write the exposition to ``output`` or standard output.
 
     Raises what ``read`` raises, and ``OSError`` where the output cannot be written, or where polls failed: what was
     learned has been written then all the same.
     """
-    async with everything_polled(read, shard) as daemon:
-        body = b"".join(daemon.exposition.plain(Format.TEXT))
-        failures = daemon.failures()
+    body, failures = asyncio.run(_polled(read, shard))
     with opened(output) as file:
         file.write(body)
     raise_for(failures)
+
+
+async def _polled(read: Callable[[], Config], shard: Shard) -> tuple[bytes, list[str]]:
+    """Return the exposition and what failed; what follows needs no event loop, so that Ctrl-C ends it at once."""
+    async with everything_polled(read, shard) as daemon:
+        return b"".join(daemon.exposition.plain(Format.TEXT)), daemon.failures()
 
 
 @asynccontextmanager
@@ -42,10 +46,12 @@ async def everything_polled(read: Callable[[], Config], shard: Shard) -> AsyncIt
     daemon = Daemon(read, shard, lasting=False)
     try:
         await daemon.start()
-        while not daemon.ready:
-            draw(sys.stderr, *daemon.progress, "scale sets polled")
-            await asyncio.sleep(LOOK_SECONDS)
-        draw(sys.stderr, *daemon.progress, "scale sets polled", last=True)
+        try:
+            while not daemon.ready:
+                draw(sys.stderr, *daemon.progress, "scale sets polled")
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            draw(sys.stderr, *daemon.progress, "scale sets polled", last=True)
         yield daemon
     finally:
         await daemon.end()

@@ -37,21 +37,40 @@ class _News:
 
 
 @dataclass(frozen=True, slots=True)
-class _Meter:
-    """Accounts for a poll's requests in the plan of its subscription; in a pause there is no further one."""
+class PlanAccount:
+    """The account of a subscription that its plan keeps; in a pause there is no further request."""
 
+    subscription_id: str
     plan: Plan
     clock: Callable[[], float]
+    telemetry: Telemetry
 
     def spend(self) -> None:
-        now = self.clock()
-        pause = self.plan.paused_for(now)
+        """Account for a further request; raises ``Throttled`` in a pause."""
+        pause = self.paused_for()
         if pause:
             raise Throttled("throttled meanwhile by the answer to another poll", retry_after=pause)
-        self.plan.spend(1, now)
+        self.plan.spend(1, self.clock())
 
     def left(self, scope: str, requests: int) -> None:
+        """Pass on what Azure says is left."""
         self.plan.left(scope, requests, self.clock())
+
+    def paused_for(self) -> float:
+        """Return for how many seconds yet nobody is polled."""
+        return self.plan.paused_for(self.clock())
+
+    def pause(self, seconds: float) -> None:
+        """Poll nobody for so long, and say so."""
+        longer = seconds - self.paused_for()
+        if not self.plan.pause(self.clock() + seconds):
+            return  # of requests that were in flight together, the longest pause counts
+        self.telemetry.azure_paused_until.labels(self.subscription_id).set(time() + seconds)
+        if longer > SAME_PAUSE_SECONDS:
+            log.warning(
+                "throttled by Azure",
+                extra=fields(subscription_id=self.subscription_id, paused_seconds=seconds),
+            )
 
 
 class Poller:
@@ -83,6 +102,10 @@ class Poller:
         """Poll by this client from now on; those in flight go on as they are."""
         self._client = client
         self._slots = asyncio.Semaphore(concurrency)
+
+    def account(self, subscription_id: str, plan: Plan) -> PlanAccount:
+        """Return the account of a subscription that this plan is of."""
+        return PlanAccount(subscription_id, plan, self._clock, self._telemetry)
 
     def in_flight(self) -> tuple[str, ...]:
         """Return the ids of the scale sets that are being polled."""
@@ -133,7 +156,7 @@ class Poller:
         before = self._store[key]  # a reload may have given it new labels meanwhile
         if isinstance(outcome, PollError):
             if isinstance(outcome, Throttled):
-                self._pause(before.scale_set.subscription_id, outcome.retry_after, plan)
+                self.account(before.scale_set.subscription_id, plan).pause(outcome.retry_after)
             after = after_failure(before, outcome.reason, str(outcome), time())
         else:
             after = after_success(before, outcome.history, time(), outcome.digest)
@@ -148,10 +171,10 @@ class Poller:
         _log_upgrade(before, after)
 
     async def _poll(self, known: Snapshot, plan: Plan) -> _News | PollError:
-        meter = _Meter(plan, self._clock)
+        account = self.account(known.scale_set.subscription_id, plan)
         try:
             answer = await self._client.upgrade_history(
-                known.scale_set, self.timeout_seconds, meter, known.digest
+                known.scale_set, self.timeout_seconds, account, known.digest
             )
             if answer.unchanged and known.history is not None:
                 return _News(known.history, known.digest)
@@ -173,17 +196,6 @@ class Poller:
         else:
             for field in outcome.history.unrecognised:
                 self._telemetry.unrecognised_values.labels(field).inc()
-
-    def _pause(self, subscription_id: str, seconds: float, plan: Plan) -> None:
-        now = self._clock()
-        longer = seconds - plan.paused_for(now)
-        if not plan.pause(now + seconds):
-            return  # of polls that were in flight together, the longest pause counts
-        self._telemetry.azure_paused_until.labels(subscription_id).set(time() + seconds)
-        if longer > SAME_PAUSE_SECONDS:
-            log.warning(
-                "throttled by Azure", extra=fields(subscription_id=subscription_id, paused_seconds=seconds)
-            )
 
 
 def _identity(scale_set: ScaleSet) -> dict[str, dict[str, object]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from exporter.history import History
 from exporter.journal import Journal, reading
 from exporter.scale_set import Shard
 from exporter.simulator.fleet import Fleet, ScaleSet
-from exporter.simulator.server import Simulator, running
+from exporter.simulator.server import Simulator, answering, running
 from exporter.snapshot import Snapshot, after_success
 
 Yaml = dict[str, Any]
@@ -459,6 +460,38 @@ async def test_with_a_journal_a_restart_is_ready_before_azure_answers_unless_all
     up.simulator.fault("osupgradehistory", hang)
     assert await life("1h") == (True, True)
     assert await life("1ms") == (False, False)
+
+
+async def test_a_subscription_that_goes_and_comes_back_is_still_paused(up: Running):
+    await up.daemon.start()
+    await up.until_ready()
+    mine = [each for each in up.scale_sets if each.subscription_id == up.scale_sets[0].subscription_id]
+    others = [each for each in up.scale_sets if each not in mine]
+    for each in mine:
+        up.simulator.fault(each.resource_id, answering(429, headers={"Retry-After": "900"}))
+    await up.reload(others)
+    await up.reload(up.scale_sets)  # new ones are polled at once
+    await until(lambda: sum("throttled" in line for line in up.daemon.failures()) == len(mine))
+    asked = Counter(up.simulator.requests)
+    await up.reload(others)
+    await up.reload(up.scale_sets)
+    await until(lambda: sum("throttled" in line for line in up.daemon.failures()) == len(mine))
+    assert [up.simulator.requests[each.resource_id.lower()] for each in mine] == [
+        asked[each.resource_id.lower()] for each in mine
+    ]
+
+
+async def test_a_defect_in_a_reload_is_told_and_the_next_one_comes(
+    up: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    await up.daemon.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(up.daemon, "_read", lambda: 1 / 0)
+        assert await up.daemon.reload() == "a defect of the exporter, see its log"
+    assert "ZeroDivisionError" in caplog.text
+    assert values(await up.of_exporter("config_last_reload_successful")) == [0]
+    await up.reload(up.scale_sets[:3])
+    assert values(await up.of_exporter("config_last_reload_successful")) == [1]
 
 
 async def test_what_is_too_old_is_forgotten_by_the_time_that_a_reload_sets(

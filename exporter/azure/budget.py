@@ -16,8 +16,10 @@ RETRY_AFTER_ABSENT = 60.0
 RETRY_AFTER_LONGEST = 3600.0
 
 
-GRAPH_SECONDS = 0.5
+GRAPH_SECONDS = 5.0 / 15
 """Between two queries of Resource Graph: a tenant and principal have about 15 in 5 s, for all they run."""
+LIST_SECONDS = 60.0 / 360
+"""Between two list calls: Compute grants a subscription and region 360 a minute, and we keep to one region's."""
 GRAPH_WINDOW_SECONDS = 5.0
 SCOPES_AT_ONCE = 16
 """Budgets that one answer may speak of; Azure's speak of four or five."""
@@ -33,13 +35,30 @@ class Meter(Protocol):
         """Hear how many requests are left of a budget."""
 
 
+class Account(Meter, Protocol):
+    """The budget of a subscription, and whether Azure has asked for a pause."""
+
+    def paused_for(self) -> float:
+        """Return for how many seconds yet the subscription is to be left alone."""
+
+    def pause(self, seconds: float) -> None:
+        """Leave the subscription alone for so long."""
+
+
 class Unmetered:
-    """A meter of calls that cost none of the budgets we plan."""
+    """An account of calls that cost none of the budgets we plan."""
 
     def spend(self) -> None:
         """Forget it."""
 
     def left(self, scope: str, requests: int) -> None:
+        """Forget it."""
+
+    def paused_for(self) -> float:
+        """Return that there is no pause."""
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
         """Forget it."""
 
 

@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import BadStatusLine
 from yarl import URL
 
 from exporter import __version__
-from exporter.azure.budget import GRAPH_SECONDS, Meter, quota_rest, remaining, retry_after
+from exporter.azure.budget import GRAPH_SECONDS, LIST_SECONDS, Meter, quota_rest, remaining, retry_after
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
 from exporter.azure.errors import (
@@ -107,7 +107,9 @@ class Client:
         self.endpoint = URL(cloud.endpoint)
         self.credential = credential
         self.telemetry = telemetry
-        self.graph_turns = Turns(GRAPH_SECONDS)
+        self._graph_turns = Turns(GRAPH_SECONDS)
+        self._list_turns: dict[str, Turns] = {}
+        self._share = 1.0
         self._scopes: dict[str, set[str]] = {}
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
@@ -116,6 +118,13 @@ class Client:
             middlewares=(_send_once,),
             proxy=proxy_for(cloud.endpoint),
         )
+
+    def search_with(self, share: float) -> None:
+        """Spend so much of what Azure grants on searches: on Resource Graph, and on each subscription's list calls."""
+        self._share = share
+        self._graph_turns.spacing_seconds = GRAPH_SECONDS / share
+        for turns in self._list_turns.values():
+            turns.spacing_seconds = LIST_SECONDS / share
 
     async def upgrade_history(
         self, scale_set: ScaleSet, timeout_seconds: float, meter: Meter, known: bytes = b""
@@ -132,9 +141,13 @@ class Client:
         return await call.answer(_Ask(self._url(f"{path}/osUpgradeHistory", API_VERSION)))
 
     async def scale_sets(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> Answer:
-        """Return all scale sets of a subscription (ListAll); raises :class:`PollError`."""
+        """Return all scale sets of a subscription (ListAll); raises :class:`PollError`.
+
+        Each request waits for its turn, which is no part of the timeout.
+        """
         path = f"/subscriptions/{subscription_id}/providers/Microsoft.Compute/virtualMachineScaleSets"
-        call = _Call(self, subscription_id, timeout_seconds, meter, b"")
+        turns = self._list_turns.setdefault(subscription_id, Turns(LIST_SECONDS / self._share))
+        call = _Call(self, subscription_id, timeout_seconds, meter, b"", turns=turns)
         return await call.answer(_Ask(self._url(path, API_VERSION)))
 
     async def graph(self, subscription_id: str, query: str, timeout_seconds: float, meter: Meter) -> Answer:
@@ -157,7 +170,7 @@ class Client:
                 raise _malformed("the rows are not all there, and nothing says how to get the others", page)
             return None
 
-        call = _Call(self, subscription_id, timeout_seconds, meter, b"", turns=self.graph_turns)
+        call = _Call(self, subscription_id, timeout_seconds, meter, b"", turns=self._graph_turns)
         return await call.answer(_Ask(url, _encode(question)), go_on)
 
     def _url(self, path: str, api_version: str) -> URL:

@@ -1,4 +1,4 @@
-"""Turns for requests that share one quota, whichever subscription they are about: Resource Graph's.
+"""Turns for requests that share one quota: Resource Graph's, or a subscription's of list calls.
 
 Knows nothing of requests and answers.
 """
@@ -14,10 +14,10 @@ PATIENCE_SECONDS = 10.0
 
 
 class Turns:
-    """Lets a request go every ``spacing_seconds``, in the order in which they ask."""
+    """Lets a request go every ``spacing_seconds``, which may change, in the order in which they ask."""
 
     def __init__(self, spacing_seconds: float, clock: Callable[[], float] = monotonic) -> None:
-        self._spacing = spacing_seconds
+        self.spacing_seconds = spacing_seconds
         self._clock = clock
         self._next = clock()
         self._queue = asyncio.Lock()
@@ -27,9 +27,9 @@ class Turns:
         async with self._queue:
             while (wait := self._next - self._clock()) > 0:
                 if wait > PATIENCE_SECONDS:
-                    raise Throttled("Resource Graph has asked for a rest", retry_after=wait)
+                    raise Throttled("Azure has asked for a rest", retry_after=wait)
                 await asyncio.sleep(wait)
-            self._next = self._clock() + self._spacing
+            self._next = self._clock() + self.spacing_seconds
 
     def rest(self, seconds: float) -> None:
         """Let none go for so long; a longer rest is never cut short."""

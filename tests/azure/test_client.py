@@ -6,6 +6,7 @@ The servers are scripted byte by byte, because most of what is tested here no HT
 import asyncio
 import gzip
 import json
+import math
 import socket
 import struct
 import time
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from exporter import __version__
-from exporter.azure.budget import Unmetered
+from exporter.azure.budget import GRAPH_SECONDS, LIST_SECONDS, Unmetered
 from exporter.azure.client import ATTEMPTS, Answer, Client, demanded_claims, same_origin
 from exporter.azure.clouds import Cloud
 from exporter.azure.credential import Credential
@@ -42,7 +43,6 @@ from exporter.azure.errors import (
     Unauthorized,
     Unreachable,
 )
-from exporter.azure.turns import Turns
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason
 from exporter.telemetry import Telemetry
@@ -291,7 +291,7 @@ async def azure() -> AsyncIterator[Azure]:
         other.will(ok({"value": []}))
         telemetry, tokens = Telemetry(), Tokens()
         client = Client(cloud_at(server.url), tokens, telemetry, connections=8)
-        client.graph_turns = Turns(0.0)
+        client.search_with(math.inf)
         stack.push_async_callback(client.close)
         yield Azure(server, other, client, tokens, telemetry)
 
@@ -1319,7 +1319,7 @@ MORE = {**ROWS, "$skipToken": "more"}
 
 
 async def test_queries_keep_their_distance_pages_and_retries_too(azure: Azure) -> None:
-    azure.client.graph_turns = Turns(0.05)
+    azure.client.search_with(GRAPH_SECONDS / 0.05)
     azure.server.will(ok(MORE), http("500 Oops"), ok(ROWS))
     started = time.monotonic()
     await azure.ask("graph")
@@ -1327,14 +1327,27 @@ async def test_queries_keep_their_distance_pages_and_retries_too(azure: Azure) -
     assert time.monotonic() - started >= 0.1
 
 
+async def test_pages_of_a_list_keep_their_distance_by_the_share(azure: Azure) -> None:
+    azure.client.search_with(0.5)
+    azure.server.will(ok({"value": [], "nextLink": f"{azure.server.url}/next"}), ok({"value": []}))
+    started = time.monotonic()
+    await azure.ask("list")
+    assert time.monotonic() - started >= LIST_SECONDS / 0.5
+    azure.client.search_with(math.inf)  # which those that have begun go by, too
+    await azure.ask("list")
+    started = time.monotonic()
+    await azure.ask("list")
+    assert time.monotonic() - started < LIST_SECONDS / 0.5
+
+
 async def test_waiting_for_a_turn_is_no_part_of_the_timeout(azure: Azure) -> None:
-    azure.client.graph_turns = Turns(0.6)
+    azure.client.search_with(GRAPH_SECONDS / 0.6)
     azure.server.will(ok(MORE), ok(ROWS))
     assert len((await azure.ask("graph", timeout_seconds=0.5)).pages) == 2
 
 
 async def test_after_the_wait_for_a_turn_the_timeout_goes_on(azure: Azure) -> None:
-    azure.client.graph_turns = Turns(0.1)
+    azure.client.search_with(GRAPH_SECONDS / 0.1)
     azure.server.will(ok(MORE), hang())
     async with asyncio.timeout(5):
         assert type(await azure.failure(0.5, "graph")) is TimedOut
