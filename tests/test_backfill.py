@@ -1,6 +1,12 @@
 """Past upgrades: what was true when, and how that is written."""
 
+import asyncio
+import sys
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from signal import SIGINT
+from time import time
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -10,6 +16,8 @@ from exporter.history import ApiError, History, Image, Progress, Rollback, Upgra
 from exporter.journal import Change as Seen
 from exporter.journal import Recorded
 from exporter.scale_set import ScaleSet
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.server import Simulator, config_for, running
 
 WEB = ScaleSet("S", "Rg", "Web", 300.0)
 RUNNING = UpgradeState.ROLLING_FORWARD
@@ -209,3 +217,47 @@ def test_progress_is_told_for_each_part():
 
 def test_a_span_ends_three_hours_ago():
     assert latest_end(100_000.0) == 100_000.0 - HEAD_SECONDS == 89_200.0
+
+
+@pytest.fixture
+async def simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Simulator]:
+    simulator = Simulator(Fleet(epoch=time(), speed=1.0))
+    async with running(simulator) as url:
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"{url}/token")
+        monkeypatch.setenv("IDENTITY_HEADER", "simulator")
+        (tmp_path / "config.yaml").write_text(config_for(simulator.fleet, url))
+        yield simulator
+
+
+async def started(folder: Path, *flags: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exporter", "backfill", f"--config.file={folder / 'config.yaml'}", *flags),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def files(folder: Path) -> list[tuple[str, int]]:
+    """Return names and sizes."""
+    return [(file.name, file.stat().st_size) for file in folder.iterdir()]
+
+
+@pytest.mark.usefixtures("simulator")
+@pytest.mark.parametrize(("signal", "expected"), [(SIGINT, 130)])
+async def test_a_signal_ends_it_soon_while_it_writes_and_nothing_is_left(
+    tmp_path: Path, signal: int, expected: int
+):
+    process = await started(tmp_path, "--step=1s", f"--output={tmp_path / 'past.om'}")
+    try:
+        async with asyncio.timeout(20):
+            while not any(size for name, size in files(tmp_path) if name.startswith(".past.om.")):
+                await asyncio.sleep(0.01)
+        process.send_signal(signal)
+        _, err = await asyncio.wait_for(process.communicate(), 5)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == expected
+    assert "Traceback" not in err.decode()
+    assert [name for name, _ in files(tmp_path)] == ["config.yaml"]
