@@ -5,12 +5,14 @@ Goes by the same plans, so it keeps to the same budgets. Knows nothing of Azure.
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from types import FrameType
+from typing import BinaryIO, NoReturn, TextIO
 
 from exporter.config import Config
 from exporter.daemon import Daemon
@@ -78,23 +80,39 @@ def draw(terminal: TextIO, done: int, of: int, what: str, *, last: bool = False)
 def opened(path: Path | None) -> Iterator[BinaryIO]:
     """Open a file to be written at once, or standard output where there is none.
 
-    Who reads the file sees the old one whole or the new one whole, even after a crash.
+    Who reads the file sees the old one whole or the new one whole, even after a crash. Neither Ctrl-C nor SIGTERM
+    leaves anything else behind. For the main thread.
     """
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.flush()
         return
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    with _sigterm_raised():
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # mkstemp's is for us alone, the collector is another user
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Make an exception of SIGTERM, so that what is to be cleaned up is; the exit code is what a shell reports."""
+
+    def end(signum: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's is for us alone, the collector is another user
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from time import time
 
 import pytest
@@ -243,7 +243,7 @@ def files(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.usefixtures("simulator")
-@pytest.mark.parametrize(("signal", "expected"), [(SIGINT, 130)])
+@pytest.mark.parametrize(("signal", "expected"), [(SIGINT, 130), (SIGTERM, 143)])
 async def test_a_signal_ends_it_soon_while_it_writes_and_nothing_is_left(
     tmp_path: Path, signal: int, expected: int
 ):

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -120,6 +121,18 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(OSError, match="directory"), opened(folder) as new:
         new.write(b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.prom"]
+
+
+def test_a_file_that_sigterm_interrupts_leaves_the_old_one_and_nothing_else(tmp_path: Path):
+    file = tmp_path / "metrics.prom"
+    file.write_bytes(b"old")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"), opened(file) as new:
+        new.write(b"new")
+        signal.raise_signal(signal.SIGTERM)
+    assert file.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.prom"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_progress_is_drawn_where_somebody_looks():
