@@ -151,7 +151,7 @@ def fleet() -> tuple[Snapshot, ...]:
     )
 
 
-@pytest.mark.parametrize("width", [400, 640, 1000, 1400, 1600])
+@pytest.mark.parametrize("width", [400, 640, 1000, 1440, 1441, 1600])
 async def test_nothing_sticks_out_or_is_objected_to(browser: Browser, site: Site, width: int):
     endless = "x" * 600
     site.known += (
