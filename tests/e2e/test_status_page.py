@@ -302,6 +302,27 @@ async def test_what_has_the_focus_is_seen(browser: Browser, site: Site, viewport
         assert [each[2:] for each in told if each[2:] in titles] == titles
 
 
+TOO_SMALL = """() => [...document.querySelectorAll("main *, nav *")]
+  .filter((each) => each.matches("a, summary, button, select, input") && each.checkVisibility() && !each.closest(".more"))
+  .filter((each) => !(innerWidth < 1440 && each.closest("thead")))
+  .map((each) => [each.textContent.trim(), each.getBoundingClientRect()])
+  .filter(([, box]) => box.width < 23.9 || box.height < 23.9)
+  .map(([text, box]) => `${text} ${box.width} x ${box.height}`)"""
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+async def test_what_can_be_clicked_is_large_enough(browser: Browser, site: Site, viewport: ViewportSize):
+    """As WCAG 2.2 demands for level AA: 24 pixels either way."""
+    site.known = tuple(
+        replace(each, scale_set=replace(each.scale_set, name=f"{number}"))
+        for number, each in enumerate(site.known * 3)
+    )
+    async with await browser.new_context(viewport=viewport) as context:
+        page = await site.open(context)
+        await expect(page.locator(".pager").first).to_be_visible()
+        assert await page.evaluate(TOO_SMALL) == []
+
+
 async def top_of(locator: Locator) -> float:
     box = await locator.bounding_box()
     assert box is not None
