@@ -1,14 +1,16 @@
 """One run of chaos: bad times and calm ones in turn, and what is found wrong in them.
 
 In a round the weather between the exporter and Azure changes, scale sets come and go, permissions and tokens are
-taken away and given back, configurations come in, good and bad, and Prometheus scrapes all the while. Then it is calm:
-what is shown must become what Azure knows, and the process must hold no more than after the first rounds. Azure's clock
-stands still in each calm at the same moment, so that what the exporter knows is the same to the byte.
+taken away and given back, configurations come in, good and bad, certificates are renewed, and Prometheus scrapes all the
+while, over TLS and with a password. Then it is calm: what is shown must become what Azure knows, and the process must
+hold no more than after the first rounds. Azure's clock stands still in each calm at the same moment, so that what the
+exporter knows is the same to the byte; only its journal has seen more.
 """
 
 import asyncio
 import os
 import re
+import ssl
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,12 +24,14 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import aiohttp
+import bcrypt
 
 from exporter.simulator import server
 from exporter.simulator.fleet import Fleet, ScaleSet
 from exporter.simulator.server import Simulator, running
+from tests.certificates import Authority
 from tests.chaos.proxy import CALM, Proxy, Trap, listening, proxied
-from tests.e2e.test_end_to_end import FORMATS, Samples, about_scale_sets, samples_of, truth
+from tests.e2e.test_end_to_end import FORMATS, OF_POLLS, Samples, about_scale_sets, samples_of, truth
 from tests.processes import Exporter, exporter
 from tests.watched import Figures, told
 
@@ -35,6 +39,8 @@ SCALE_SETS = 48
 SPEED = 600.0
 SCRAPE_LIMIT_SECONDS = 1.0
 """By the clock on the wall: on a machine that is busy with something else a scrape may take longer."""
+SCRAPE_TIMEOUT_SECONDS = 10.0
+READY_SECONDS = 20.0
 SCRAPE_PAUSE_SECONDS = 0.25
 TRUTH_SECONDS = 40.0
 """In which what is shown must be true again: a token may have failed, a pause may be under way."""
@@ -48,8 +54,12 @@ BLOCKS_KEPT, BYTES_KEPT = 2000, 256 * 1024
 """What a run may leave behind all the same. One leaked poll is a hundred blocks, and there are thousands of polls."""
 REST_SECONDS = 1.0
 """In which polls and searches that were under way come to their end."""
+COUNTED = "azure_vmss_os_upgrade_upgrades_total"
+INTERVALS = (1.0, 2.0)
+"""Of a calm, for scale sets with an upgrade under way and for others."""
 GENEROUS = 1000
 """As many times what Azure grants, as a second stands for many minutes."""
+USER, PASSWORD = "prometheus", "chaos"
 WRONG_FILES = ("subscriptions: 7\n", "subscriptions: [\n", "pollin: {}\nsubscriptions: []\n", "")
 
 
@@ -132,12 +142,15 @@ class World:
     endpoint: str
     file: Path
     random: Random
+    authority: Authority
     still: float
     """The moment at which Azure's clock stands in a calm."""
     running_since: float | None = None
     daemon: Exporter = field(init=False)
     scraping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Who has it keeps scrapes waiting."""
+    counted: Samples = field(default_factory=dict)
+    """What the journal had counted in the calm before."""
 
     def clock(self) -> float:
         return self.still + (0.0 if self.running_since is None else monotonic() - self.running_since)
@@ -170,6 +183,7 @@ class World:
             f"cloud: {{endpoint: '{self.endpoint}', audience: '{self.endpoint}', authority: '{self.endpoint}'}}",
             "credential: {kind: managed_identity}",
             f"polling: {{{polling}, budget_share: 1.0}}",
+            f"journal: {{path: '{self.file.with_name('journal.sqlite')}'}}",
             "subscriptions:",
         ]
         for part in subscriptions:
@@ -195,6 +209,40 @@ class World:
         beside.write_text(text)
         beside.rename(self.file)
 
+    def issue_certificate(self) -> None:
+        """Let the exporter have a new certificate, in one file with its key, so that the two always fit."""
+        certificate, key = self.authority.issue("exporter")
+        beside = self.file.with_name("new.pem")
+        beside.write_text(key.read_text() + certificate.read_text())
+        beside.rename(self.file.with_name("exporter.pem"))
+
+    def secure(self) -> Path:
+        """Return a web configuration."""
+        self.issue_certificate()
+        hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+        web = self.file.with_name("web.yaml")
+        web.write_text(
+            "tls_server_config: {cert_file: exporter.pem, key_file: exporter.pem}\n"
+            f"basic_auth_users: {{{USER}: '{hashed}'}}\n"
+        )
+        return web
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.file.with_name("ca.crt")))
+
+    def client(self, password: str = PASSWORD) -> aiohttp.ClientSession:
+        """Return one that the exporter lets in."""
+        return aiohttp.ClientSession(
+            self.daemon.url.replace("http:", "https:"),
+            headers={"Authorization": aiohttp.encode_basic_auth(USER, password)},
+            connector=aiohttp.TCPConnector(ssl=self.trust),
+        )
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self.client() as client, client.get(path) as response:
+            return response.status, await response.text()
+
     def truth(self) -> Samples:
         """Return what the exporter must show in a calm."""
         _, found, both = self.parts
@@ -211,16 +259,51 @@ class World:
                 key = known["scale_set"]
                 known |= tags.get(key, {})
                 known["location"] = known["location"] or located.get(key, "")
-            if not name.endswith("last_progress_timestamp_seconds"):
-                samples[name, frozenset(known.items())] = value
+            samples[name, frozenset(known.items())] = value
         return samples
 
-    def shown(self, body: str) -> Samples:
-        return {
-            key: value
-            for key, value in about_scale_sets(samples_of(body, "text")).items()
-            if not key[0].endswith("last_progress_timestamp_seconds")
-        }
+
+def comparable(samples: Samples) -> Samples:
+    """Return what can be compared with what Azure knows: that all is ``up`` and there is no ``poll_error``, too.
+
+    When progress was last seen, and Azure's clock is put back, is the exporter's to say: whatever is from the upgrade's
+    start to now counts as that start.
+    """
+    shown, now = {}, time()
+    for (name, labels), value in about_scale_sets(samples).items():
+        if name.endswith("last_progress_timestamp_seconds"):
+            start = samples.get(("azure_vmss_os_upgrade_start_timestamp_seconds", labels), now)
+            shown[name, labels] = start if start <= value <= now else value
+        elif name != COUNTED:
+            shown[name, labels] = value
+    return shown
+
+
+def stale(samples: Samples, since: float) -> list[str]:
+    """Return what of each scale set's polls cannot be: absent, of the bad times, of the future, at other intervals."""
+    now = time()
+
+    def holds(name: str, value: float | None) -> bool:
+        if value is None:
+            return False
+        return value in INTERVALS if name.endswith("interval_seconds") else since <= value <= now
+
+    return [
+        f"{name} {dict(labels)}: {samples.get((name, labels))}, in a calm from {since} to {now}"
+        for up, labels in samples
+        if up == "azure_vmss_os_upgrade_up"
+        for name in sorted(OF_POLLS)
+        if not holds(name, samples.get((name, labels)))
+    ]
+
+
+def fallen(samples: Samples, before: Samples) -> list[str]:
+    """Return which counts of the journal are less than they were, or gone."""
+    return [
+        f"{name} {dict(labels)} fell from {value} to {samples.get((name, labels))}"
+        for (name, labels), value in before.items()
+        if samples.get((name, labels), -1) < value
+    ]
 
 
 # --- Bad times
@@ -254,16 +337,26 @@ async def _trouble(world: World, until: float) -> None:
         await _post(world, 500)
         world.write(before)
 
+    async def certificate_renewed() -> None:
+        world.issue_certificate()
+
+    async def guess() -> None:
+        async with world.client(f"not {PASSWORD}") as client, client.get("/metrics") as response:
+            if response.status != 401:
+                world.report.faults.append(f"a wrong password was answered {response.status}")
+
     async def rude_scrape() -> None:
         parts = urlsplit(world.daemon.url)
-        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        secure = random.choice((None, world.trust))
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=secure)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + random.choice((b"\r\n", b"Accept-Enc")))
         await writer.drain()
         await asyncio.sleep(random.choice((0.0, 0.005, 0.2)))
         writer.transport.abort()
 
     deeds: list[Callable[[], Awaitable[None]]] = [
-        gone, gone, hidden, token_revoked, file_changed, file_posted, file_posted, wrong_file, rude_scrape, rude_scrape,
+        gone, gone, hidden, token_revoked, file_changed, file_posted, file_posted, wrong_file, certificate_renewed,
+        guess, rude_scrape, rude_scrape,
     ]  # fmt: skip
     while monotonic() < until:
         deed = random.choice(deeds)
@@ -273,7 +366,7 @@ async def _trouble(world: World, until: float) -> None:
 
 
 async def _post(world: World, expected: int) -> None:
-    async with aiohttp.ClientSession() as client, client.post(f"{world.daemon.url}/-/reload") as response:
+    async with world.client() as client, client.post("/-/reload") as response:
         if response.status != expected:
             world.report.faults.append(f"a reload answered {response.status}: {await response.text()}")
 
@@ -281,15 +374,15 @@ async def _post(world: World, expected: int) -> None:
 async def _scrape(world: World, limit: float, in_format: str, encoding: str) -> None:
     """Scrape for ever as Prometheus does."""
     headers = {"Accept": FORMATS[in_format][0], "Accept-Encoding": encoding}
-    async with aiohttp.ClientSession() as client:
+    async with world.client() as client:
         while True:
             async with world.scraping:
                 pass
             started = monotonic()
             try:
                 async with (
-                    asyncio.timeout(10 * SCRAPE_LIMIT_SECONDS),
-                    client.get(f"{world.daemon.url}/metrics", headers=headers) as response,
+                    asyncio.timeout(SCRAPE_TIMEOUT_SECONDS),
+                    client.get("/metrics", headers=headers) as response,
                 ):
                     body = await response.text()
                     took = monotonic() - started
@@ -327,16 +420,20 @@ async def _calm(world: World) -> None:
     world.simulator.gone, world.simulator.hidden = set(), set()
     world.write(world.configuration())
     await _post(world, 200)
-    started = monotonic()
+    started, since = monotonic(), time()
     wanted = world.truth()
-    shown: Samples = {}
+    samples: Samples = {}
     while monotonic() - started < TRUTH_SECONDS:
-        shown = world.shown((await world.daemon.get("/metrics"))[1])
-        if shown == wanted:
+        samples = samples_of((await world.get("/metrics"))[1], "text")
+        if comparable(samples) == wanted and not stale(samples, since):
             break
         await asyncio.sleep(0.2)
     else:
-        world.report.faults += _differences(shown, wanted)
+        world.report.faults += _differences(comparable(samples), wanted) + stale(samples, since)[:5]
+    world.report.faults += fallen(samples, world.counted)
+    world.counted = {key: value for key, value in samples.items() if key[0] == COUNTED}
+    if not any(world.counted.values()):
+        world.report.faults.append("the journal has counted nothing")
     took = monotonic() - started
     world.write(world.configuration(at_rest=True))
     await _post(world, 200)
@@ -392,12 +489,23 @@ async def _world(report: Report, folder: Path) -> AsyncIterator[World]:
         proxy, endpoint = await stack.enter_async_context(
             proxied(upstream, Random(random.random()), elsewhere)
         )
-        world = World(report, fleet, simulator, proxy, endpoint, folder / "config.yaml", random, still)
+        world = World(
+            report,
+            fleet,
+            simulator,
+            proxy,
+            endpoint,
+            folder / "config.yaml",
+            random,
+            Authority(folder),
+            still,
+        )
         simulator.clock = world.clock
         world.write(world.configuration())
         world.daemon = await stack.enter_async_context(
             exporter(
                 f"--config.file={world.file}",
+                f"--web.config.file={world.secure()}",
                 "--web.enable-lifecycle",
                 module="tests.watched",
                 HURRIED="1",
@@ -407,7 +515,9 @@ async def _world(report: Report, folder: Path) -> AsyncIterator[World]:
                 IDENTITY_HEADER="chaos",
             )
         )
-        await world.daemon.until_ready()
+        async with asyncio.timeout(READY_SECONDS):
+            while (await world.get("/-/ready"))[0] != 200:
+                await asyncio.sleep(0.05)
         yield world
         report.befell = proxy.drawn
         report.faults += [f"somebody came to where nobody must: {visit[:80]}" for visit in trap.visits]

@@ -1,10 +1,22 @@
 """A short run of chaos; ``make chaos`` is a long one."""
 
 from dataclasses import replace
+from time import time
 
 import pytest
 
-from tests.chaos.run import BLOCKS_KEPT, BYTES_KEPT, POOL_THREADS, POOLED, chaos, leaks
+from tests.chaos.run import (
+    BLOCKS_KEPT,
+    BYTES_KEPT,
+    POOL_THREADS,
+    POOLED,
+    chaos,
+    comparable,
+    fallen,
+    leaks,
+    stale,
+)
+from tests.e2e.test_end_to_end import Samples
 from tests.watched import Figures
 
 SCRAPE_LIMIT_SECONDS = 5.0
@@ -53,3 +65,51 @@ async def test_after_bad_times_all_that_is_shown_is_true_and_nothing_has_leaked(
 def test_a_leak_is_what_a_later_calm_holds_more(more: dict[str, int], said: list[str]):
     later = replace(CALM, **{name: getattr(CALM, name) + number for name, number in more.items()})
     assert leaks([replace(CALM, tasks=99), CALM, later], [10, 100, 150]) == said
+
+
+def samples(**values: float) -> Samples:
+    web = frozenset({"scale_set": "web"}.items())
+    return {(f"azure_vmss_os_upgrade_{name}", web): value for name, value in values.items()}
+
+
+def test_progress_may_have_been_seen_from_the_start_of_the_upgrade_to_now_and_counts_as_the_start_then():
+    start, now = 1000.0, time()
+    true = samples(start_timestamp_seconds=start, last_progress_timestamp_seconds=start)
+    for seen, as_true in ((start, True), (now - 1, True), (start - 1, False), (now + 60, False)):
+        shown = samples(start_timestamp_seconds=start, last_progress_timestamp_seconds=seen)
+        assert (comparable(shown) == true) is as_true
+    assert comparable(samples(last_progress_timestamp_seconds=start)) != {}
+
+
+def test_what_polls_say_of_themselves_is_compared_and_what_the_journal_counts_is_not():
+    shown = samples(up=1, poll_error=1, last_poll_timestamp_seconds=5, upgrades_total=3)
+    assert comparable(shown) == samples(up=1, poll_error=1)
+
+
+@pytest.mark.parametrize(
+    ("poll", "success", "interval", "number"),
+    [(-1, -1, 1.0, 0), (-1, -20, 1.0, 1), (-20, -20, 2.0, 2), (60, -1, 2.0, 1), (-1, -1, 3.0, 1)],
+)
+def test_a_poll_of_the_bad_times_is_stale_in_a_calm(
+    poll: float, success: float, interval: float, number: int
+):
+    now = time()
+    shown = samples(
+        up=1,
+        last_poll_timestamp_seconds=now + poll,
+        last_success_timestamp_seconds=now + success,
+        poll_interval_seconds=interval,
+    )
+    assert len(stale(shown, since=now - 10)) == number
+    assert len(stale(samples(up=1), since=now - 10)) == 3
+
+
+def test_a_count_that_falls_or_goes_is_told():
+    before = samples(upgrades_total=3)
+    assert [
+        len(fallen(after, before)) for after in (samples(upgrades_total=3), samples(upgrades_total=2), {})
+    ] == [
+        0,
+        1,
+        1,
+    ]
