@@ -10,6 +10,7 @@ unknown and have no samples then. Pure, but for the command at the end.
 """
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +25,12 @@ from exporter.families import FAMILIES, Family, render
 from exporter.history import ApiError, History, Upgrade, UpgradeState
 from exporter.journal import Change as Seen
 from exporter.journal import Recorded, reading
+from exporter.log import fields
 from exporter.once import draw, everything_polled, opened, raise_for
 from exporter.scale_set import ScaleSet, Shard
 from exporter.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
 
 NAMES = (
     "state",
@@ -231,11 +235,11 @@ def backfill(
     Raises what ``read`` raises, and ``OSError`` where the output cannot be written, or where polls failed: what was
     learned has been written then all the same.
     """
-    journal = read().journal
-    snapshots, failures = asyncio.run(_polled(read, shard))
+    config = read()
+    recorded = _recorded(config.journal.path, shard) if config.journal is not None else {}
+    snapshots, failures = asyncio.run(_polled(lambda: config, shard))
     known = {each.scale_set.id: each for each in snapshots if each.history is not None}
-    recorded = _recorded(journal.path) if journal is not None else {}
-    forgotten = {key: past for key, (past, _) in recorded.items() if key not in known and shard.holds(past)}
+    forgotten = {key: scale_set for key, (scale_set, _) in recorded.items() if key not in known}
     pasts = []
     for key in sorted(known.keys() | forgotten.keys()):
         scale_set = known[key].scale_set if key in known else forgotten[key]
@@ -270,13 +274,20 @@ def _drawn(pasts: Sequence[Past], span: Span) -> Iterator[bytes]:
         draw(sys.stderr, done, of, "parts written", last=True)
 
 
-def _recorded(path: Path) -> dict[str, tuple[ScaleSet, list[Recorded]]]:
-    """Return what the journal holds by the scale sets' ids; raises ``OSError`` where it cannot be read."""
+def _recorded(path: Path, shard: Shard) -> dict[str, tuple[ScaleSet, list[Recorded]]]:
+    """Return what the journal holds of a shard by the scale sets' ids; before the first poll there is no file.
+
+    Raises ``OSError`` where it cannot be read.
+    """
     found: dict[str, tuple[ScaleSet, list[Recorded]]] = {}
-    with reading(path) as journal:
-        for each in journal.all_upgrades():
-            scale_set = ScaleSet(each.subscription_id, each.resource_group, each.name, 0.0)
-            found.setdefault(scale_set.id, (scale_set, []))[1].append(each)
+    try:
+        with reading(path) as journal:
+            for each in journal.all_upgrades():
+                scale_set = ScaleSet(each.subscription_id, each.resource_group, each.name, 0.0)
+                if shard.holds(scale_set):
+                    found.setdefault(scale_set.id, (scale_set, []))[1].append(each)
+    except FileNotFoundError:
+        log.warning("no journal, only what Azure tells of is written", extra=fields(path=path))
     return found
 
 

@@ -1,8 +1,10 @@
 """Past upgrades: what was true when, and how that is written."""
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -15,6 +17,7 @@ from exporter.backfill import HEAD_SECONDS, Change, Past, Span, changes, latest_
 from exporter.history import ApiError, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.journal import Change as Seen
 from exporter.journal import Recorded
+from exporter.journal_file import APPLICATION_ID
 from exporter.scale_set import ScaleSet
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
@@ -261,3 +264,45 @@ async def test_a_signal_ends_it_soon_while_it_writes_and_nothing_is_left(
     assert process.returncode == expected
     assert "Traceback" not in err.decode()
     assert [name for name, _ in files(tmp_path)] == ["config.yaml"]
+
+
+def with_journal(folder: Path) -> Path:
+    """Have a journal configured; return where it is to be."""
+    with (folder / "config.yaml").open("a") as config:
+        config.write("journal: {path: journal.sqlite}\n")
+    return folder / "journal.sqlite"
+
+
+async def ended(folder: Path, *flags: str) -> tuple[int | None, bytes, str]:
+    process = await started(folder, *flags)
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    return process.returncode, out, err.decode()
+
+
+@pytest.mark.usefixtures("simulator")
+async def test_before_the_daemon_has_made_the_journal_there_is_what_azure_tells_of(tmp_path: Path):
+    with_journal(tmp_path)
+    code, out, err = await ended(tmp_path)
+    assert (code, err.count("no journal, only what Azure tells of is written")) == (0, 1)
+    assert samples(out)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("CREATE TABLE theirs (number)", "is an SQLite database, but not a journal of this exporter"),
+        (
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 99",
+            "was written by a newer version of the exporter: schema 99, this one knows 1",
+        ),
+    ],
+)
+async def test_a_journal_that_cannot_be_used_is_told_before_azure_is_asked(
+    tmp_path: Path, simulator: Simulator, statement: str, said: str
+):
+    path = with_journal(tmp_path)
+    with closing(sqlite3.connect(path)) as journal:
+        journal.executescript(statement)
+    code, out, err = await ended(tmp_path)
+    assert (code, out, err) == (1, b"", f"vmss-upgrade-exporter: {path}: {said}\n")
+    assert not simulator.requests
