@@ -1,5 +1,6 @@
 """The status page in a real browser: what is seen, what is kept over a refresh, and what hostile text cannot do."""
 
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -163,6 +164,39 @@ async def test_nothing_sticks_out_or_is_objected_to(browser: Browser, site: Site
         await page.evaluate(OPEN)
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
         assert site.complaints == []
+
+
+PIXELS = """async (png) => {
+  const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+  const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  canvas.drawImage(image, 0, 0);
+  const pixels = new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer);
+  const [colours, rows] = [new Map(), new Set()];
+  pixels.forEach((pixel, index) => {
+    colours.set(pixel, (colours.get(pixel) ?? 0) + 1);
+    if (pixel !== pixels[0]) rows.add(Math.floor(index / image.width));
+  });
+  return { size: [image.width, image.height], corner: pixels[0] & 255, colours: colours.size, rows: rows.size,
+    most: Math.max(...colours.values()) / pixels.length };
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+async def test_the_page_is_drawn_from_top_to_bottom(
+    browser: Browser, site: Site, scheme: Literal["light", "dark"], viewport: ViewportSize
+):
+    async with await browser.new_context(viewport=viewport, color_scheme=scheme) as context:
+        page = await site.open(context)
+        await expect(page.locator("tbody tr")).to_have_count(38)
+        png = b64encode(await page.screenshot()).decode()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        drawn = await (await context.new_page()).evaluate(PIXELS, png)
+        assert drawn["size"] == [viewport["width"], viewport["height"]]
+        assert drawn["corner"] > 220 if scheme == "light" else drawn["corner"] < 40
+        assert drawn["colours"] > 100
+        assert drawn["most"] < 0.9
+        assert drawn["rows"] > 0.6 * viewport["height"]
 
 
 OPEN = "document.querySelectorAll('details').forEach((each) => (each.open = true))"
