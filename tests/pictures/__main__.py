@@ -1,7 +1,7 @@
 """Runs the exporter on a simulated fleet for a while, and draws the dashboards on what Prometheus saw of it.
 
 Grafana's own panels are drawn by the page beside this file, in Chromium; no Grafana runs. Its first argument is that
-page, bundled.
+page, bundled. With ``--status-page`` it draws the status page instead, which takes a few seconds.
 """
 
 import asyncio
@@ -9,14 +9,20 @@ import json
 import sys
 import tempfile
 from argparse import ArgumentParser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, ViewportSize, async_playwright, expect
 
 from tests.dashboards import DASHBOARDS, Watched, chosen, watched
+from tests.processes import exporter
 
 PICTURES = Path(__file__).parents[2] / ".github" / "pictures"
 WIDTH = 1600
+SCALE_SETS = 60
+"""Of the status page."""
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -24,6 +30,15 @@ FLAGS = [
     "--no-first-run",
     "--disable-background-networking",
 ]
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Run Chromium until the block ends."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        yield browser
+        await browser.close()
 
 
 def given(dashboard: Path, fleet: Watched, minutes: float) -> dict[str, object]:
@@ -62,12 +77,38 @@ async def draw(browser: Browser, script: Path, dashboard: Path, fleet: Watched, 
 
 async def draw_all(script: Path, fleet: Watched, minutes: float) -> None:
     """Draw every dashboard."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+    async with chromium() as browser:
         for dashboard in sorted(DASHBOARDS.glob("*.json")):
             await draw(browser, script, dashboard, fleet, minutes)
             print(f"drawn: {dashboard.stem}")
-        await browser.close()
+
+
+STATUS_PAGES: dict[str, tuple[ViewportSize, float, Literal["light", "dark"]]] = {
+    "status-page": ({"width": WIDTH, "height": 900}, 1, "light"),
+    "status-page-dark": ({"width": WIDTH, "height": 900}, 1, "dark"),
+    "status-page-narrow": ({"width": 400, "height": 880}, 2, "light"),
+}
+"""Each picture's view, how fine it is drawn, and its colours."""
+
+
+async def draw_status_pages() -> None:
+    """Draw the status page of a demo whose time runs as Azure's does, once every scale set has been polled."""
+    fleet = f"--simulator.scale-sets={SCALE_SETS}", "--simulator.speed=1"
+    async with exporter("demo", *fleet) as daemon, chromium() as browser:
+        await daemon.until_ready()
+        for name, (viewport, scale, scheme) in STATUS_PAGES.items():
+            page = await browser.new_page(
+                viewport=viewport, device_scale_factor=scale, color_scheme=scheme, reduced_motion="reduce"
+            )
+            await page.goto(daemon.url)
+            polled = page.get_by_role("link", name="0 No data", exact=True)
+            while not await polled.count():
+                await page.wait_for_timeout(1000)
+                await page.reload()
+            await expect(page.locator("tbody tr")).to_have_count(SCALE_SETS)
+            await page.screenshot(path=PICTURES / f"{name}.png")
+            await page.close()
+            print(f"drawn: {name}")
 
 
 async def main(script: Path, minutes: float) -> None:
@@ -81,7 +122,9 @@ async def main(script: Path, minutes: float) -> None:
 
 if __name__ == "__main__":
     parser = ArgumentParser(prog="python -m tests.pictures")
-    parser.add_argument("script", type=Path)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("script", type=Path, nargs="?")
+    what.add_argument("--status-page", action="store_true")
     parser.add_argument("--minutes", type=float, default=15.0)
     flags = parser.parse_args()
-    asyncio.run(main(flags.script, flags.minutes))
+    asyncio.run(draw_status_pages() if flags.status_page else main(flags.script, flags.minutes))
