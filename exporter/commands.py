@@ -23,7 +23,7 @@ from exporter.backfill import backfill as write_past
 from exporter.config import Config, ConfigError, load
 from exporter.gate import Gate
 from exporter.live import Finding, as_json, as_table, examine
-from exporter.log import fields
+from exporter.log import escaped, fields
 from exporter.once import once as poll_once
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
@@ -74,7 +74,7 @@ def _try(config: Config, shown: Callable[[tuple[Finding, ...]], str]) -> None:
     try:
         findings = asyncio.run(examine(config))
     except Unauthorized as error:
-        raise OSError(f"cannot sign in: {error}") from error
+        raise OSError(f"cannot sign in: {escaped(str(error))}") from error
     print(shown(findings))
     failing = sum(not finding.fine for finding in findings)
     if failing:

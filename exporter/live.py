@@ -14,6 +14,7 @@ from exporter.azure.errors import PollError
 from exporter.config import Config, Subscription
 from exporter.discovery import Discoverer, select
 from exporter.history import Malformed, parse_history
+from exporter.log import escaped
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason
 from exporter.telemetry import Telemetry
@@ -141,9 +142,10 @@ def as_table(findings: Iterable[Finding]) -> str:
     notes: list[tuple[str, ...]] = [()]
     for finding in findings:
         for trial in finding.trials or (Trial("nothing", "there is nothing to ask for"),):
-            rows.append((finding.subscription_id, trial.what, trial.answer or trial.reason))
+            rows.append((finding.subscription_id, escaped(trial.what), trial.answer or trial.reason))
             notes.append(tuple(_notes(finding, trial)))
-        notes[-1] += tuple(f"left: {scope} {number}" for scope, number in sorted(finding.remaining.items()))
+        left = (f"left: {scope} {number}" for scope, number in sorted(finding.remaining.items()))
+        notes[-1] += tuple(map(escaped, left))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = []
     for row, below in zip(rows, notes, strict=True):
@@ -154,7 +156,7 @@ def as_table(findings: Iterable[Finding]) -> str:
 
 def _notes(finding: Finding, trial: Trial) -> Iterator[str]:
     if trial.error:
-        yield trial.error
+        yield escaped(trial.error)
     if trial.missing:
         yield f"missing permission: {trial.missing} on /subscriptions/{finding.subscription_id}"
 

@@ -55,9 +55,15 @@ def _items(record: logging.LogRecord) -> dict[str, object]:
     return items
 
 
+def escaped(text: str) -> str:
+    """Return a text as a terminal may have it: as it is, or as JSON where a character of it is not printable."""
+    printable = text.isprintable()  # no line break, no escape of a terminal's, whatever Unicode calls it
+    return text if printable else json.dumps(text)
+
+
 def _quote(value: str) -> str:
-    printable = value.isprintable()  # no line break, no escape of a terminal's, whatever Unicode calls it
-    return value if printable and _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=not printable)
+    shown = escaped(value)
+    return shown if shown is not value or _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
 
 
 _PLAIN = re.compile(r'[^\s"=\\]+')

@@ -107,6 +107,15 @@ async def test_an_azure_out_of_reach_is_told_for_each_subscription(tmp_path: Pat
     assert [finding["reachable"] for finding in json.loads(out)] == [False, False]
 
 
+def test_what_would_move_a_terminals_cursor_is_escaped():
+    trials = (Trial("history of rg/web", reason="forbidden", error='a "rule"\x1b[2J\x9b1m\u202e é'),)
+    table = as_table([Finding("s1", trials, {"reads\x07": 9})])
+    assert table.splitlines()[2:] == [
+        r'''  "a \"rule\"\u001b[2J\u009b1m\u202e \u00e9"''',
+        r'''  "left: reads\u0007 9"''',
+    ]
+
+
 def test_the_table_lines_up():
     findings = (
         Finding("s1", (Trial("history of rg/web", "3 upgrades"),), {"reads": 9, "a": 1}),
