@@ -17,10 +17,13 @@ from typing import BinaryIO, NoReturn, TextIO
 from exporter.config import Config
 from exporter.daemon import Daemon
 from exporter.exposition import Format
+from exporter.log import escaped
 from exporter.scale_set import Shard
 
 LOOK_SECONDS = 0.1
 BAR_WIDTH = 40
+COLUMNS = 80
+"""Of a terminal that does not say how wide it is."""
 SHOWN_FAILURES = 20
 
 
@@ -60,20 +63,30 @@ async def everything_polled(read: Callable[[], Config], shard: Shard) -> AsyncIt
 
 
 def raise_for(failures: list[str]) -> None:
-    """Raise ``OSError`` with the failures, the first of them where there are many."""
+    """Raise ``OSError`` with the failures, the first of them where there are many, as a terminal may have them."""
     if failures:
-        shown = failures[:SHOWN_FAILURES]
+        shown = [escaped(failure) for failure in failures[:SHOWN_FAILURES]]
         more = [f"and {len(failures) - len(shown)} more"] if len(failures) > len(shown) else []
         raise OSError("\n".join([f"{len(failures)} failures:", *shown, *more]))
 
 
 def draw(terminal: TextIO, done: int, of: int, what: str, *, last: bool = False) -> None:
-    """Draw a progress bar, where somebody looks; log lines may come in between."""
+    """Draw a progress bar as wide as it may be, where somebody looks; log lines may come in between."""
     if terminal.isatty():
-        filled = BAR_WIDTH * done // of if of else 0
-        bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done} of {of} {what}"
-        terminal.write(f"\x1b[2K{bar}{chr(10) if last else chr(13)}")
+        text = f"{done} of {of} {what}"
+        room = _columns(terminal) - 1  # a terminal may break a line that is full
+        width = min(BAR_WIDTH, room - len("[] ") - len(text))
+        filled = width * done // of if of else 0
+        line = f"[{'#' * filled}{'.' * (width - filled)}] {text}" if width > 0 else text[:room]
+        terminal.write(f"\x1b[2K{line}{chr(10) if last else chr(13)}")
         terminal.flush()
+
+
+def _columns(terminal: TextIO) -> int:
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns or COLUMNS
+    except OSError:
+        return COLUMNS
 
 
 @contextmanager

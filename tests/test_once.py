@@ -3,8 +3,10 @@
 import asyncio
 import io
 import os
+import pty
 import signal
 import sys
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import time
@@ -13,9 +15,9 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.once import draw, opened
+from exporter.once import draw, opened, raise_for
 from exporter.simulator.fleet import Fleet
-from exporter.simulator.server import Simulator, config_for, running
+from exporter.simulator.server import Simulator, config_for, hanging, running
 
 
 class Terminal(io.StringIO):
@@ -146,3 +148,44 @@ def test_progress_is_drawn_where_somebody_looks():
         f"\x1b[2K[{'.' * 40}] 0 of 0 polled\r"
     )
     assert pipe.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (0, f"[{'#' * 10}{'.' * 30}] 3 of 12 scale sets polled"),
+        (80, f"[{'#' * 10}{'.' * 30}] 3 of 12 scale sets polled"),
+        (38, "[##.......] 3 of 12 scale sets polled"),
+        (28, "3 of 12 scale sets polled"),
+        (10, "3 of 12 s"),
+    ],
+)
+def test_progress_fits_the_terminal_it_is_drawn_on(columns: int, expected: str):
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
+        termios.tcsetwinsize(follower, (24, columns))
+        draw(terminal, 3, 12, "scale sets polled")
+        assert screen.read(200).decode() == f"\x1b[2K{expected}\r"
+
+
+async def test_ctrl_c_while_it_polls_ends_the_line_of_the_progress(tmp_path: Path, simulator: Simulator):
+    simulator.fault("osupgradehistory", hanging(20.0))
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower) as terminal:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "exporter", "once", "--log.level=error"),
+            f"--config.file={tmp_path / 'config.yaml'}",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        async with asyncio.timeout(20):
+            shown = await asyncio.to_thread(screen.read, 1000)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+        shown += screen.read(100_000)
+    assert shown.endswith(b"0 of 12 scale sets polled\r\n")
+
+
+def test_failures_are_told_as_a_terminal_may_have_them():
+    with pytest.raises(OSError, match=r'^1 failures:\n"web: forbidden: \\u001b\[2J\\nmore"$'):
+        raise_for(["web: forbidden: \x1b[2J\nmore"])
