@@ -183,7 +183,7 @@ def last_completed(snapshot: Snapshot) -> Iterator[Sample]:
 def scale_set_info(snapshot: Snapshot) -> Iterator[Sample]:
     latest = snapshot.latest
     location = latest.location if latest is not None else None
-    yield (snapshot.scale_set.location if location is None else location, snapshot.scale_set.name), 1
+    yield (location or snapshot.scale_set.location, snapshot.scale_set.name), 1
 
 
 def upgrades(snapshot: Snapshot) -> Iterator[Sample]:

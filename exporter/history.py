@@ -285,7 +285,7 @@ def _encodable(text: str) -> bool:
 
 def _upgrade(entry: _Fields) -> Upgrade:
     location = entry.text("location")
-    if location is None:
+    if not location:
         location = entry.text("___location")  # as one rendering of the reference page has it
     properties = entry.fields("properties")
     if properties is None:

@@ -276,6 +276,16 @@ def by(label: str, value: str) -> str:
         ),
         (
             "scale_set_info",
+            good(replace(FAULTED, location="")),
+            [
+                (
+                    'scale_set_info{label_team="pay",location="eastus",name="Web",resource_group="rg",scale_set="web",'
+                    'subscription_id="s",tag_env="a\\"b\\\\c\\nd"} 1.0'
+                )
+            ],
+        ),
+        (
+            "scale_set_info",
             good(FAULTED),
             [
                 (

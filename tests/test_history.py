@@ -309,6 +309,7 @@ def test_the_recorded_oldest_form_has_no_rollback_info():
 
 def test_the_location_is_read_under_the_name_that_one_page_shows_too():
     assert parsed({"value": [{"___location": "westus"}]}).upgrades[0].location == "westus"
+    assert parsed({"value": [{"location": "", "___location": "westus"}]}).upgrades[0].location == "westus"
     assert (
         parsed({"value": [{"location": "eastus", "___location": "westus"}]}).upgrades[0].location == "eastus"
     )

@@ -7,6 +7,7 @@ The token goes to the configured scheme, host and port and nowhere else.
 import asyncio
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -343,7 +344,7 @@ class _Call:
     def _next(self, page: _Page) -> _Ask | None:
         """Return what a page says that the next one is; ``None`` after the last."""
         link = page.document.get("nextLink") if isinstance(page.document, dict) else None
-        if link is None:
+        if link in (None, ""):  # the official clients take an empty one for none, too
             return None
         url = same_origin(link, self._client.endpoint)
         if url is None:
@@ -440,7 +441,25 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
+def _whole(digits: str) -> float:
+    """Read a whole number; one with more digits than Python takes (4,300) is beyond all counts."""
+    try:
+        return int(digits)
+    except ValueError:
+        return math.inf
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
+_SLOW_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole)
+
+
+def _json(text: str) -> object:
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _SLOW_DECODER.decode(text)
 
 
 async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) -> _Page:
@@ -459,7 +478,7 @@ async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) ->
     if len(body) > MAX_PAGE_BYTES:
         raise _malformed(f"a page of more than {MAX_PAGE_BYTES} bytes", page)
     try:
-        document: object = _DECODER.decode(body.decode().removeprefix("\ufeff"))
+        document = _json(body.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise _malformed(f"not JSON: {one_line(str(error))}", page) from error
     return _Page(document, page.request_id, page.excerpt, digest)

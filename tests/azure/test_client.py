@@ -426,6 +426,17 @@ async def test_pages_are_followed_to_the_last(azure: Azure) -> None:
     assert azure.spent == [1, 2]
 
 
+@pytest.mark.parametrize("link", [None, ""])
+async def test_a_page_without_a_next_one_is_the_last(azure: Azure, link: str | None) -> None:
+    azure.server.will(ok({"value": [], "nextLink": link}))
+    assert len((await azure.poll()).pages) == 1
+
+
+async def test_a_number_of_more_digits_than_python_takes_spoils_nothing_else(azure: Azure) -> None:
+    azure.server.will(ok('{"value": [{"a": ' + "9" * 5000 + ', "b": 1}]}'))
+    assert (await azure.poll()).pages == ({"value": [{"a": math.inf, "b": 1}]},)
+
+
 async def test_a_hundred_pages_are_followed(azure: Azure) -> None:
     more = ok({"value": [], "nextLink": f"{azure.server.url}/next"})
     azure.server.will(*[more] * 99, ok({"value": []}))
@@ -465,7 +476,6 @@ async def test_endless_pages_are_malformed_after_the_hundredth(azure: Azure) -> 
         pytest.param("//127.0.0.1:PORT/", id="no scheme"),
         pytest.param("/next", id="relative"),
         pytest.param("?$skiptoken=1", id="a query"),
-        pytest.param("", id="empty"),
         pytest.param("http://", id="no host"),
         pytest.param("http://[::1", id="half an address"),
         pytest.param("http://127.0.0.1:PORT/next HTTP/1.1\r\nX-Smuggled: 1\r\n\r\n", id="a line break"),
@@ -776,7 +786,6 @@ BROKEN = [
     pytest.param(ok(b'{"value": []} {}'), "not JSON", id="two documents"),
     pytest.param(ok(b"[" * 200_000), "not JSON", id="deep lists"),
     pytest.param(ok(b'{"a":' * 200_000), "not JSON", id="deep objects"),
-    pytest.param(ok(b"1" * 5000), "not JSON", id="an endless integer"),
     pytest.param(ok(b"\x00" * 100), "not JSON", id="zeros"),
     pytest.param(ok(b" " * 9 * MIB), "a page of more than 8388608 bytes", id="9 MiB"),
     pytest.param(ok(b"no gzip", content_encoding="gzip"), "", id="no gzip"),
@@ -1036,7 +1045,7 @@ async def test_an_answer_that_does_not_come_is_a_timeout(azure: Azure, reply: Re
 async def test_a_lost_answer_is_not_the_end(azure: Azure) -> None:
     """The timeout is shared out among the attempts."""
     azure.server.will(hang(), ok({"value": []}))
-    await azure.poll(timeout_seconds=0.6)
+    await azure.poll(timeout_seconds=1.5)
     assert azure.spent == [1]
     assert azure.counted("azure_retries_total") == 1
 
@@ -1044,7 +1053,7 @@ async def test_a_lost_answer_is_not_the_end(azure: Azure) -> None:
 @pytest.mark.parametrize("reply", [OOPS, reset(), cut(b""), hang()], ids=["500", "reset", "cut", "hang"])
 async def test_what_has_passed_is_forgotten(azure: Azure, reply: Reply) -> None:
     azure.server.will(reply, reply, ok({"value": []}))
-    assert (await azure.poll(timeout_seconds=0.6)).pages == ({"value": []},)
+    assert (await azure.poll(timeout_seconds=1.5)).pages == ({"value": []},)
     assert azure.spent == [1, 2]
     assert azure.counted("azure_retries_total") == 2
 
@@ -1069,7 +1078,8 @@ async def test_the_reason_is_the_last_answers(
 ) -> None:
     page = ok({"value": [], "nextLink": f"{azure.server.url}/next"})
     azure.server.will(*(page if isinstance(reply, str) else reply for reply in replies))
-    assert type(await azure.failure(timeout_seconds=0.3)) is kind
+    answers_last = replies[-1] is OOPS  # within a third of the timeout, on a busy machine too
+    assert type(await azure.failure(timeout_seconds=1.5 if answers_last else 0.3)) is kind
 
 
 async def test_the_deadline_ends_the_wait_before_a_retry(azure: Azure) -> None:
