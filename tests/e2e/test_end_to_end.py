@@ -123,6 +123,8 @@ async def polled(
     epoch = time() - 60
     now = epoch + request.param
     fleet = Fleet(epoch=epoch, scale_sets=40)
+    states = {upgrade.state for each in fleet.scale_sets for upgrade in fleet.history(each, now)}
+    assert State.ROLLING_BACK in states or not request.param
     async with running(Simulator(fleet, clock=lambda: now, page_size=2)) as url:
         config = tmp_path / "config.yaml"
         config.write_text(config_for(fleet, url))
@@ -162,7 +164,7 @@ async def test_three_shards_together_show_what_one_exporter_shows_alone(tmp_path
     fleet = Fleet(epoch=now - 60, scale_sets=40)
     config = tmp_path / "config.yaml"
     async with running(Simulator(fleet, clock=lambda: now)) as url, AsyncExitStack() as stack:
-        config.write_text(config_for(fleet, url))
+        config.write_text(config_for(fleet, url, discovering=True))
 
         async def shown(*flags: str, **environment: str) -> Samples:
             daemon = await stack.enter_async_context(
@@ -248,6 +250,27 @@ async def test_the_cast_of_the_demo_is_living_within_five_seconds_of_its_start()
         assert any(galleries)
         assert await demo.ends_after(SIGINT) == 0
         assert not [line for line in demo.log if "Traceback" in line]
+
+
+async def test_the_rollouts_of_the_demo_move_on():
+    seen: dict[str, set[str]] = {}
+    ended: set[str] = set()
+
+    def moved() -> bool:
+        completed = any({"RollingForward", "Completed"} <= states for states in seen.values())
+        rolled_back = any({"RollingBack", "Faulted"} <= states for states in seen.values())
+        return completed and rolled_back
+
+    async with exporter("demo", "--simulator.speed=120") as demo, asyncio.timeout(90):
+        while not moved():
+            for (name, labels), value in samples_of((await demo.get("/metrics"))[1], "text").items():
+                of = dict(labels)
+                if name == "azure_vmss_os_upgrade_state" and value:
+                    seen.setdefault(of["scale_set"], set()).add(of["state"])
+                if name == "azure_vmss_os_upgrade_end_timestamp_seconds":
+                    ended.add(of["resource_group"])
+            await asyncio.sleep(0.1)
+    assert "rg-batch" in ended  # whose entries carry completedTime
 
 
 @pytest.mark.parametrize("signal", [SIGTERM, SIGINT])
