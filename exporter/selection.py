@@ -245,8 +245,9 @@ def _has(snapshot: Snapshot, words: Iterable[str]) -> bool:
     if snapshot.failure is not None:
         texts.append(snapshot.failure.value)
     if latest is not None:
-        code = None if latest.error is None else latest.error.code
-        texts += filter(None, (latest.location, latest.started_by, code))
+        errors = (latest.error, latest.rollback and latest.rollback.error)
+        codes = (error.code for error in errors if error is not None)
+        texts += filter(None, (latest.location, latest.started_by, *codes))
         texts += _texts(latest.image or Image())
     text = "\n".join(texts).lower()
     return all(word in text for word in words)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.history import ApiError, History, Image, Upgrade, UpgradeState
+from exporter.history import ApiError, History, Image, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 from exporter.selection import PAGE_SIZE, SORTS, BadQuery, Condition, Query, condition_of, duration, select
 from exporter.snapshot import Reason, Snapshot
@@ -54,7 +54,12 @@ FLEET = (
     known("edge"),
     unknown("fax"),
     unknown("gone", Reason.NOT_FOUND),
-    known("halted", Upgrade(UpgradeState.CANCELLED)),
+    known(
+        "halted",
+        Upgrade(
+            UpgradeState.CANCELLED, rollback=Rollback(0, 1, ApiError("RollbackFailed", "another secret"))
+        ),
+    ),
 )
 
 
@@ -81,6 +86,7 @@ def names(query: Query) -> list[str]:
         (Query(search="2026110100 platform"), {"Web"}),
         (Query(search="golden"), {"batch"}),
         (Query(search="maxunhealthy"), {"api"}),
+        (Query(search="rollbackfailed"), {"halted"}),
         (Query(search="payments"), {"cache"}),
         (Query(search="throttled"), {"data"}),
         (Query(search="secret"), set()),
