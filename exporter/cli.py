@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.shard = _shard(flags.shard, flags.total_shards, os.environ.get("POD_NAME", ""))
     except ValueError as error:
         parser.error(str(error))
+    if flags.command == "check" and flags.output == "json" and not flags.live:
+        parser.error("--output=json is for check --live, which was not given")
     configure(flags.log_level, flags.log_format)
     gc.disable()  # what is imported stays: to look for garbage in it takes a tenth of the start
     from exporter import commands  # noqa: PLC0415 - half a second, which --help and a wrong flag do not need

@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, latest_end
 from exporter.backfill import backfill as write_past
 from exporter.config import Config, ConfigError, load
 from exporter.gate import Gate
-from exporter.live import Finding, as_json, as_table, examine
+from exporter.live import as_json, as_table, examine, not_signed_in
 from exporter.log import escaped, fields
 from exporter.once import once as poll_once
 from exporter.simulator.fleet import Fleet
@@ -60,7 +60,7 @@ def check(flags: Namespace) -> None:
     config = _load(flags)
     Gate(flags.web_config_file)
     if flags.live:
-        _try(config, as_json if flags.output == "json" else as_table)
+        _try(config, json=flags.output == "json")
         return
     named = len(config.named_scale_sets())
     discovering = sum(subscription.discovery is not None for subscription in config.subscriptions)
@@ -70,12 +70,14 @@ def check(flags: Namespace) -> None:
     )
 
 
-def _try(config: Config, shown: Callable[[tuple[Finding, ...]], str]) -> None:
+def _try(config: Config, *, json: bool) -> None:
     try:
         findings = asyncio.run(examine(config))
     except Unauthorized as error:
+        if json:
+            print(as_json(not_signed_in(config, error)))
         raise OSError(f"cannot sign in: {escaped(str(error))}") from error
-    print(shown(findings))
+    print(as_json(findings) if json else as_table(findings))
     failing = sum(not finding.fine for finding in findings)
     if failing:
         raise OSError(f"{failing} of {len(findings)} subscriptions would fail")

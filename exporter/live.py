@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
-from exporter.azure.errors import PollError
+from exporter.azure.errors import PollError, Unauthorized
 from exporter.config import Config, Subscription
 from exporter.discovery import Discoverer, select
 from exporter.history import Malformed, parse_history
@@ -21,6 +21,7 @@ from exporter.telemetry import Telemetry
 
 HISTORY_PERMISSION = "Microsoft.Compute/virtualMachineScaleSets/osUpgradeHistory/read"
 DISCOVERY_PERMISSION = "Microsoft.Compute/virtualMachineScaleSets/read"
+SIGN_IN = "sign-in"
 AT_ONCE = 8
 """Subscriptions that are asked at the same time."""
 
@@ -30,7 +31,7 @@ class Trial:
     """What came of one request."""
 
     what: str
-    """What was asked for: ``history of rg-web/web``, ``discovery``."""
+    """What was asked for: ``history of rg-web/web``, ``discovery``, or ``sign-in`` where that failed already."""
     answer: str = ""
     """What came, in words; empty where it failed."""
     reason: str = ""
@@ -54,7 +55,7 @@ class Finding:
     def reachable(self) -> bool:
         """Whether any answer came at all."""
         none = {Reason.UNREACHABLE.value, Reason.TIMEOUT.value}
-        return any(trial.reason not in none for trial in self.trials)
+        return any(trial.what != SIGN_IN and trial.reason not in none for trial in self.trials)
 
     @property
     def fine(self) -> bool:
@@ -97,6 +98,12 @@ async def examine(config: Config) -> tuple[Finding, ...]:
     finally:
         await client.close()
         await credential.close()
+
+
+def not_signed_in(config: Config, error: Unauthorized) -> tuple[Finding, ...]:
+    """Return of each subscription that there was no token to ask it with."""
+    trial = Trial(SIGN_IN, reason=error.reason.value, error=str(error))
+    return tuple(Finding(subscription.id, (trial,)) for subscription in config.subscriptions)
 
 
 async def _examine(

@@ -99,6 +99,23 @@ async def test_without_a_token_nothing_else_is_tried(tmp_path: Path, simulator: 
     assert "Traceback" not in err
 
 
+async def test_without_a_token_programs_get_why_for_each_subscription(tmp_path: Path, simulator: Simulator):
+    async def refuse(_: object) -> web.Response:
+        return web.json_response({"error": "invalid_request"}, status=400)
+
+    simulator.fault("/token", refuse)
+    code, out, err = await check(tmp_path, "--output=json")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("vmss-upgrade-exporter: cannot sign in: no token: ")
+    findings = json.loads(out)
+    assert [finding["subscription_id"] for finding in findings] == list(simulator.fleet.subscriptions)
+    for finding in findings:
+        assert (finding["reachable"], finding["fine"], finding["remaining"]) == (False, False, {})
+        (trial,) = finding["trials"]
+        assert (trial["what"], trial["reason"]) == ("sign-in", "unauthorized")
+        assert trial["error"].startswith("no token: ")
+
+
 async def test_an_azure_out_of_reach_is_told_for_each_subscription(tmp_path: Path, simulator: Simulator):
     simulator.fault("/subscriptions/", reset)
     simulator.fault("resourcegraph", reset)
