@@ -220,7 +220,7 @@ def _log_flags() -> ArgumentParser:
 def _simulator_flags() -> ArgumentParser:
     flags = ArgumentParser(add_help=False)
     for name, kind, default, text in (
-        ("listen-address", str, "127.0.0.1:0", "where the simulated Azure listens"),
+        ("listen-address", _address, "127.0.0.1:0", "where the simulated Azure listens"),
         ("subscriptions", _at_least_one, 2, "how many subscriptions it has"),
         ("scale-sets", _at_least_one, 12, "how many scale sets it has in all"),
         ("seed", int, 1, "the same seed gives the same fleet"),

@@ -136,7 +136,7 @@ async def _simulated_azure(flags: Namespace) -> AsyncIterator[tuple[Fleet, str]]
         epoch=time(),
     )
     simulator = Simulator(fleet, faults=flags.simulator_faults)
-    async with running(simulator, flags.simulator_listen_address) as url:
+    async with running(simulator, str(flags.simulator_listen_address)) as url:
         log.info("simulating Azure", extra=fields(endpoint=url, scale_sets=len(fleet.scale_sets)))
         if flags.simulator_config_out is not None:
             flags.simulator_config_out.write_text(config_for(fleet, url))

@@ -99,6 +99,15 @@ def test_a_wrong_configuration_ends_with_2_and_every_fault_with_its_line(
         (["--total-shards=3"], "--total-shards=3 needs --shard, or the name of a StatefulSet's pod"),
         (["demo", "--simulator.scale-sets=0"], "must be a whole number, 1 or more, not '0'"),
         (["demo", "--simulator.speed=fast"], "must be a number above 0, not 'fast'"),
+        *(
+            (
+                [command, f"--simulator.listen-address={address}"],
+                f"must be host:port, [address]:port or :port, not '{address}'",
+            )
+            for command in ("demo", "simulate")
+            for address in ("foo", ":x", "127.0.0.1:99999")
+        ),
+        (["check", "--output=json"], "--output=json is for check --live, which was not given"),
         (["demo", "--simulator.faults=2"], "must be a number from 0 to 1, not '2'"),
     ],
 )
