@@ -1,6 +1,6 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
 .PHONY: demo test deploy-check image-check unit-check chart lint format bench chaos soak coverage mutants readme licences \
-	dashboards pictures sbom lock
+	dashboards pictures status-pictures sbom lock
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -80,7 +80,13 @@ dashboards: .venv/test
 pictures: .venv/test .venv/packages .venv/pictures/page.js
 	tests/debian-packages chromium fonts-inter pngquant
 	$(BIN)/python -m tests.pictures .venv/pictures/page.js
-	pngquant --force --ext=.png --speed=1 128 .github/pictures/*.png
+	cd .github/pictures && pngquant --force --ext=.png --speed=1 128 exporter.png fleet.png scale-set.png
+
+# Pictures of the status page, by Chromium alone, in seconds.
+status-pictures: .venv/test
+	tests/debian-packages chromium pngquant
+	$(BIN)/python -m tests.pictures --status-page
+	pngquant --force --ext=.png --speed=1 128 .github/pictures/status-page*.png
 
 # The list of licences, from the metadata of what is installed.
 licences: .venv/test

@@ -226,7 +226,7 @@ POLL_FAMILIES: tuple[Family, ...] = (
 UPGRADE_FAMILIES: tuple[Family, ...] = (
     Family(
         name="azure_vmss_os_upgrade_state",
-        help="1 for the state that the latest OS upgrade is in, 0 for the others (runningStatus.code).",
+        help="1 for the state that the latest OS upgrade is in, 0 for the others (runningStatus.code; Unknown if absent or new).",
         labels=("state",),
         samples=state,
     ),
@@ -249,7 +249,7 @@ UPGRADE_FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="azure_vmss_os_upgrade_end_timestamp_seconds",
-        help="When the latest OS upgrade ended.",
+        help="When the latest OS upgrade ended (endTime, else completedTime).",
         samples=end_timestamp,
     ),
     Family(
@@ -299,7 +299,7 @@ UPGRADE_FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="azure_vmss_os_upgrade_last_completed_timestamp_seconds",
-        help="When the latest Completed OS upgrade of the history ended.",
+        help="When the latest Completed OS upgrade of the history ended, or started where its end is not known.",
         samples=last_completed,
     ),
     Family(

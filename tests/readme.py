@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from prometheus_client.metrics import MetricWrapperBase
+
 from exporter.families import FAMILIES, JOURNAL_FAMILIES
 from exporter.telemetry import PREFIX, Telemetry
 
@@ -34,11 +36,16 @@ def _families() -> str:
 
 def _telemetry() -> str:
     rows = []
-    for family in Telemetry().registry.collect():
+    registry = Telemetry().registry
+    for family in registry.collect():
         if family.name.startswith(PREFIX):
+            collector = registry._names_to_collectors[family.name]  # noqa: SLF001 - what is collected may have no sample
+            assert isinstance(collector, MetricWrapperBase)
+            labels = collector._labelnames  # noqa: SLF001
             suffix = "_total" if family.type == "counter" else ""
-            rows.append((f"`{family.name}{suffix}`", family.type, family.documentation))
-    return _table(("family", "type", "value"), rows)
+            shown = ", ".join(f"`{label}`" for label in labels)
+            rows.append((f"`{family.name}{suffix}`", family.type, shown, family.documentation))
+    return _table(("family", "type", "labels", "value"), rows)
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
