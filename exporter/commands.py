@@ -25,6 +25,7 @@ from exporter.gate import Gate
 from exporter.live import as_json, as_table, examine, not_signed_in
 from exporter.log import escaped, fields
 from exporter.once import once as poll_once
+from exporter.once import opened
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
 
@@ -139,7 +140,8 @@ async def _simulated_azure(flags: Namespace) -> AsyncIterator[tuple[Fleet, str]]
     async with running(simulator, str(flags.simulator_listen_address)) as url:
         log.info("simulating Azure", extra=fields(endpoint=url, scale_sets=len(fleet.scale_sets)))
         if flags.simulator_config_out is not None:
-            flags.simulator_config_out.write_text(config_for(fleet, url))
+            with opened(flags.simulator_config_out) as file:  # whole: others wait for it to be there
+                file.write(config_for(fleet, url).encode())
         yield fleet, url
 
 

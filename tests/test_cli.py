@@ -194,9 +194,10 @@ async def test_simulate_writes_a_configuration_that_polls_it(tmp_path: Path):
     )
     assert simulator.stderr is not None
     try:
-        line = (await simulator.stderr.readline()).decode()
-        while not file.exists():
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            line = (await simulator.stderr.readline()).decode()
+            while not file.exists():
+                await asyncio.sleep(0.02)
         config = load(file)
         assert config.cloud.endpoint in line
         assert len(config.named_scale_sets()) == 3
