@@ -4,6 +4,7 @@ Raises ``ConfigError`` where the configuration is wrong, and ``OSError``, with a
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -60,6 +61,8 @@ def check(flags: Namespace) -> None:
     """Validate the configuration; ``--live`` tries it on Azure."""
     config = _load(flags)
     Gate(flags.web_config_file)
+    if config.journal is not None:
+        _check_folder(config.journal.path)
     if flags.live:
         _try(config, json=flags.output == "json")
         return
@@ -69,6 +72,13 @@ def check(flags: Namespace) -> None:
         f"{flags.config_file}: fine: {len(config.subscriptions)} subscriptions, {named} scale sets named, "
         f"discovery in {discovering} subscriptions"
     )
+
+
+def _check_folder(path: Path) -> None:
+    """Raise what the daemon would, where there is no folder to make the journal in."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder of journal.path does not exist", str(folder))
 
 
 def _try(config: Config, *, json: bool) -> None:

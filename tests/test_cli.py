@@ -174,6 +174,24 @@ def test_a_certificate_that_is_none_ends_with_1_and_one_line(folder: Path):
     )
 
 
+@pytest.mark.parametrize("arguments", [(), ("check",), ("check", "--live")])
+def test_a_journal_in_a_folder_that_there_is_not_ends_with_1_and_one_line(
+    folder: Path, arguments: tuple[str, ...]
+):
+    (folder / "config.yaml").write_text(f"{NAMED}journal: {{path: none/journal.sqlite}}\n")
+    ended = command(*arguments, "--log.level=error", folder=folder)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"vmss-upgrade-exporter: {folder / 'none'}")
+
+
+def test_check_says_that_it_is_the_journals_folder(folder: Path):
+    (folder / "config.yaml").write_text(f"{NAMED}journal: {{path: none/journal.sqlite}}\n")
+    assert command("check", folder=folder).stderr == (
+        f"vmss-upgrade-exporter: {folder / 'none'}: the folder of journal.path does not exist\n"
+    )
+
+
 def test_a_port_in_use_ends_with_1_and_one_line(folder: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
