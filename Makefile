@@ -82,11 +82,12 @@ pictures: .venv/test .venv/packages .venv/pictures/page.js
 	$(BIN)/python -m tests.pictures .venv/pictures/page.js
 	cd .github/pictures && pngquant --force --ext=.png --speed=1 128 exporter.png fleet.png scale-set.png
 
-# Pictures of the status page, by Chromium alone, in seconds.
-status-pictures: .venv/test
+# Pictures of the status page and of Prometheus after a backfill, by Chromium alone, in a minute.
+status-pictures: .venv/test .venv/packages
 	tests/debian-packages chromium pngquant
 	$(BIN)/python -m tests.pictures --status-page
-	pngquant --force --ext=.png --speed=1 128 .github/pictures/status-page*.png
+	$(BIN)/python -m tests.pictures --past
+	pngquant --force --ext=.png --speed=1 128 .github/pictures/status-page*.png .github/pictures/backfill.png
 
 # The list of licences, from the metadata of what is installed.
 licences: .venv/test

@@ -1,23 +1,30 @@
 """Runs the exporter on a simulated fleet for a while, and draws the dashboards on what Prometheus saw of it.
 
 Grafana's own panels are drawn by the page beside this file, in Chromium; no Grafana runs. Its first argument is that
-page, bundled. With ``--status-page`` it draws the status page instead, which takes a few seconds.
+page, bundled. With ``--status-page`` it draws the status page instead, which takes a few seconds, and with ``--past``
+Prometheus' own graph of upgrades that were backfilled.
 """
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import time
 from typing import Literal
+from urllib.parse import urlencode
 
+import aiohttp
 from playwright.async_api import Browser, ViewportSize, async_playwright, expect
 
+from exporter.simulator.fleet import Fleet
+from exporter.simulator.server import Simulator, config_for, running
 from tests.dashboards import DASHBOARDS, Watched, chosen, watched
-from tests.processes import exporter
+from tests.processes import exporter, free_address, query, running_program
 
 PICTURES = Path(__file__).parents[2] / ".github" / "pictures"
 WIDTH = 1600
@@ -111,6 +118,55 @@ async def draw_status_pages() -> None:
             print(f"drawn: {name}")
 
 
+PAST = "sum by (state) (azure_vmss_os_upgrade_state{state!~'Unknown|RollingBack'})"
+
+
+async def draw_past() -> None:
+    """Backfill the last weeks of a simulated fleet into an empty Prometheus, and draw what it then knows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, now = Path(name), time()
+        fleet = Fleet(epoch=now, speed=1.0)
+        async with running(Simulator(fleet, clock=lambda: now)) as url:
+            (folder / "config.yaml").write_text(config_for(fleet, url))
+            await run(
+                *(sys.executable, "-m", "exporter", "backfill", f"--config.file={folder / 'config.yaml'}"),
+                *("--from=60d", f"--output={folder / 'past.om'}"),
+                IDENTITY_ENDPOINT=f"{url}/token",
+                IDENTITY_HEADER="simulator",
+            )
+        blocks = "promtool", "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=744h"
+        await run(*blocks, str(folder / "past.om"), str(folder / "data"))
+        address = free_address()
+        (folder / "prometheus.yml").write_text("{}")
+        async with (
+            running_program(
+                "prometheus",
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                "--storage.tsdb.retention.time=90d",
+                f"--web.listen-address={address}",
+            ),
+            chromium() as browser,
+            aiohttp.ClientSession() as client,
+        ):
+            while not await query(client, f"http://{address}", f"last_over_time({PAST}[1h:5m] offset 1d)"):
+                await asyncio.sleep(0.2)
+            page = await browser.new_page(viewport={"width": WIDTH, "height": 900})
+            graph = {"g0.expr": PAST, "g0.tab": "0", "g0.stacked": "1", "g0.range_input": "30d"}
+            await page.goto(f"http://{address}/classic/graph?{urlencode(graph)}")
+            await page.wait_for_selector(".legend .line")
+            await page.wait_for_timeout(1500)
+            await page.screenshot(path=PICTURES / "backfill.png")
+            print("drawn: backfill")
+
+
+async def run(*command: str, **environment: str) -> None:
+    """Run a command to its end."""
+    process = await asyncio.create_subprocess_exec(*command, env=os.environ | environment)
+    if await process.wait():
+        sys.exit(f"failed: {command}")
+
+
 async def main(script: Path, minutes: float) -> None:
     """Watch the fleet for so many minutes, then draw."""
     with tempfile.TemporaryDirectory() as folder:
@@ -125,6 +181,12 @@ if __name__ == "__main__":
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("script", type=Path, nargs="?")
     what.add_argument("--status-page", action="store_true")
+    what.add_argument("--past", action="store_true")
     parser.add_argument("--minutes", type=float, default=15.0)
     flags = parser.parse_args()
-    asyncio.run(draw_status_pages() if flags.status_page else main(flags.script, flags.minutes))
+    if flags.status_page:
+        asyncio.run(draw_status_pages())
+    elif flags.past:
+        asyncio.run(draw_past())
+    else:
+        asyncio.run(main(flags.script, flags.minutes))
