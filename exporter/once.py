@@ -67,7 +67,8 @@ def raise_for(failures: list[str]) -> None:
     if failures:
         shown = [escaped(failure) for failure in failures[:SHOWN_FAILURES]]
         more = [f"and {len(failures) - len(shown)} more"] if len(failures) > len(shown) else []
-        raise OSError("\n".join([f"{len(failures)} failures:", *shown, *more]))
+        noun = "failure" if len(failures) == 1 else "failures"
+        raise OSError("\n".join([f"{len(failures)} {noun}:", *shown, *more]))
 
 
 def draw(terminal: TextIO, done: int, of: int, what: str, *, last: bool = False) -> None:

@@ -78,7 +78,7 @@ async def test_a_failed_poll_ends_with_1_and_a_summary_and_what_was_learned_is_w
     code, out, err = await command(tmp_path, "once", f"--output={file}")
     assert (code, out) == (1, "")
     assert err.splitlines()[-2:] == [
-        "vmss-upgrade-exporter: 1 failures:",
+        "vmss-upgrade-exporter: 1 failure:",
         f"{first.resource_id.lower()}: forbidden: HTTP 403 AuthorizationFailed: no permission",
     ]
     assert sorted(samples(file.read_text(), "azure_vmss_os_upgrade_up")) == [0.0] + [1.0] * 11
@@ -187,5 +187,5 @@ async def test_ctrl_c_while_it_polls_ends_the_line_of_the_progress(tmp_path: Pat
 
 
 def test_failures_are_told_as_a_terminal_may_have_them():
-    with pytest.raises(OSError, match=r'^1 failures:\n"web: forbidden: \\u001b\[2J\\nmore"$'):
+    with pytest.raises(OSError, match=r'^1 failure:\n"web: forbidden: \\u001b\[2J\\nmore"$'):
         raise_for(["web: forbidden: \x1b[2J\nmore"])
