@@ -50,8 +50,10 @@ POOLED = 4
 """Connections that one calm may find idle in the pool and another not; a leak is one for many a request."""
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """That asyncio's executor makes at most, one when all others are at work; a leak is one for many a request."""
-BLOCKS_KEPT, BYTES_KEPT = 2000, 256 * 1024
-"""What a run may leave behind all the same. One leaked poll is a hundred blocks, and there are thousands of polls."""
+BLOCKS_KEPT, BYTES_KEPT = 4000, 1024 * 1024
+"""What a run may leave behind all the same: upgrades of kinds that the journal counts for the first time in a later round,
+and SQLite's cache of pages. One leaked poll is a hundred blocks, and there are thousands of polls.
+"""
 REST_SECONDS = 1.0
 """In which polls and searches that were under way come to their end."""
 COUNTED = "azure_vmss_os_upgrade_upgrades_total"

@@ -55,7 +55,7 @@ async def test_after_bad_times_all_that_is_shown_is_true_and_nothing_has_leaked(
             {"threads": POOL_THREADS + 1},
             [f"threads leaked: 3 after the warm-up, {POOL_THREADS + 4} after 50 further requests"],
         ),
-        ({"blocks": 2001}, ["memory leaked: 2001 blocks and 0 bytes of large ones in 50 further requests"]),
+        ({"blocks": 4001}, ["memory leaked: 4001 blocks and 0 bytes of large ones in 50 further requests"]),
         (
             {"large": 9 * 2**20},
             ["memory leaked: 0 blocks and 9437184 bytes of large ones in 50 further requests"],
