@@ -236,7 +236,7 @@ def backfill(
     learned has been written then all the same.
     """
     config = read()
-    recorded = _recorded(config.journal.path, shard) if config.journal is not None else {}
+    recorded = remembered(config.journal.path, shard, span) if config.journal is not None else {}
     snapshots, failures = asyncio.run(_polled(lambda: config, shard))
     known = {each.scale_set.id: each for each in snapshots if each.history is not None}
     forgotten = {key: scale_set for key, (scale_set, _) in recorded.items() if key not in known}
@@ -274,18 +274,22 @@ def _drawn(pasts: Sequence[Past], span: Span) -> Iterator[bytes]:
         draw(sys.stderr, done, of, "parts written", last=True)
 
 
-def _recorded(path: Path, shard: Shard) -> dict[str, tuple[ScaleSet, list[Recorded]]]:
-    """Return what the journal holds of a shard by the scale sets' ids; before the first poll there is no file.
+def remembered(path: Path, shard: Shard, span: Span) -> dict[str, tuple[ScaleSet, list[Recorded]]]:
+    """Return what the journal holds of a shard by the scale sets' ids: the upgrades that were the latest in the span.
 
-    Raises ``OSError`` where it cannot be read.
+    Where there is no file, because no daemon has run yet, that is nothing. Raises ``OSError`` where it cannot be read.
     """
     found: dict[str, tuple[ScaleSet, list[Recorded]]] = {}
     try:
         with reading(path) as journal:
             for each in journal.all_upgrades():
                 scale_set = ScaleSet(each.subscription_id, each.resource_group, each.name, 0.0)
-                if shard.holds(scale_set):
-                    found.setdefault(scale_set.id, (scale_set, []))[1].append(each)
+                start = each.upgrade.start or 0.0
+                if start < span.end and shard.holds(scale_set):
+                    _, upgrades = found.setdefault(scale_set.id, (scale_set, []))
+                    if start <= span.start:
+                        upgrades.clear()  # those were superseded before
+                    upgrades.append(each)
     except FileNotFoundError:
         log.warning("no journal, only what Azure tells of is written", extra=fields(path=path))
     return found

@@ -13,14 +13,25 @@ from time import time
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exporter.backfill import HEAD_SECONDS, Change, Past, Span, changes, latest_end, steps, write
+from exporter.backfill import (
+    HEAD_SECONDS,
+    Change,
+    Past,
+    Span,
+    changes,
+    latest_end,
+    remembered,
+    steps,
+    write,
+)
 from exporter.history import ApiError, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.journal import Change as Seen
-from exporter.journal import Recorded
+from exporter.journal import Journal, Recorded
 from exporter.journal_file import APPLICATION_ID
-from exporter.scale_set import ScaleSet
+from exporter.scale_set import ScaleSet, Shard
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
+from exporter.snapshot import Snapshot, after_success
 
 WEB = ScaleSet("S", "Rg", "Web", 300.0)
 RUNNING = UpgradeState.ROLLING_FORWARD
@@ -279,10 +290,64 @@ async def ended(folder: Path, *flags: str) -> tuple[int | None, bytes, str]:
     return process.returncode, out, err.decode()
 
 
+def seed(path: Path, scale_set: ScaleSet, *upgrades: Upgrade) -> None:
+    """Write a history into the journal, the latest upgrade first."""
+    with closing(Journal(path)) as journal:
+        journal.write([after_success(Snapshot(scale_set, 300.0), History(upgrades), time())])
+
+
+def starts(document: bytes) -> dict[str, set[float]]:
+    """Return when upgrades started by the name of the scale set."""
+    found: dict[str, set[float]] = {}
+    for family in text_string_to_metric_families(document.decode()):
+        for sample in family.samples:
+            if sample.name == "azure_vmss_os_upgrade_start_timestamp_seconds":
+                found.setdefault(sample.labels["scale_set"], set()).add(sample.value)
+    return found
+
+
+async def test_each_shard_writes_what_azure_forgot_of_its_scale_sets_and_of_those_that_are_gone(
+    tmp_path: Path, simulator: Simulator
+):
+    path, day = with_journal(tmp_path), 86_400.0
+    old = float(int(time() - 80 * day))
+    forgotten = Upgrade(UpgradeState.COMPLETED, old, old + 600.0, Progress(3, 0, 0, 0))
+    there = [
+        ScaleSet(each.subscription_id, each.resource_group, each.name, 300.0)
+        for each in simulator.fleet.scale_sets
+    ]
+    gone = [ScaleSet("s", "rg", f"gone-{number}", 300.0) for number in range(8)]
+    for scale_set in there + gone:
+        seed(path, scale_set, forgotten)
+    parts = []
+    for number in range(2):
+        code, out, err = await ended(
+            tmp_path, "--from=90d", "--step=1d", f"--shard={number}", "--total-shards=2"
+        )
+        assert (code, "failures" in err) == (0, False)
+        parts.append(starts(out))
+        held = {each.name for each in there + gone if Shard(number, 2).holds(each)}
+        assert {name for name, found in parts[-1].items() if old in found} == held
+        assert parts[-1].keys() == held
+    assert all(any(name.startswith("gone-") for name in part) for part in parts)
+    assert any(len(found) > 1 for part in parts for found in part.values()), "Azure's are there, too"
+
+
+def test_of_the_journal_comes_what_was_the_latest_in_the_span(tmp_path: Path):
+    path = tmp_path / "journal.sqlite"
+    upgrades = [
+        Upgrade(UpgradeState.COMPLETED, start, start + 10.0) for start in (100.0, 200.0, 300.0, 400.0)
+    ]
+    seed(path, WEB, *reversed(upgrades))
+    ((scale_set, found),) = remembered(path, Shard(), Span(250.0, 400.0, 1.0, 1.0)).values()
+    assert scale_set.id == WEB.id
+    assert [each.upgrade.start for each in found] == [200.0, 300.0]
+
+
 @pytest.mark.usefixtures("simulator")
 async def test_before_the_daemon_has_made_the_journal_there_is_what_azure_tells_of(tmp_path: Path):
     with_journal(tmp_path)
-    code, out, err = await ended(tmp_path)
+    code, out, err = await ended(tmp_path, "--step=1d")
     assert (code, err.count("no journal, only what Azure tells of is written")) == (0, 1)
     assert samples(out)
 
