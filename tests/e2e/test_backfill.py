@@ -53,7 +53,7 @@ async def test_prometheus_knows_of_upgrades_that_were_before_it(tmp_path: Path):
         (tmp_path / "config.yaml").write_text(config_for(fleet, url))
         await run(
             *(sys.executable, "-m", "exporter", "backfill", f"--config.file={tmp_path / 'config.yaml'}"),
-            *("--from=30d", "--step=5m", f"--output={past}", "--label=job=vmss"),
+            *("--from=30d", f"--output={past}", "--label=job=vmss"),
             IDENTITY_ENDPOINT=f"{url}/token",
             IDENTITY_HEADER="simulator",
         )
@@ -84,6 +84,7 @@ async def test_prometheus_knows_of_upgrades_that_were_before_it(tmp_path: Path):
             await asyncio.sleep(0.1)
         chosen = instants(fleet, now)
         assert len(chosen) > 8
+        assert any(upgrade and upgrade.rollback and not active for _, _, upgrade, active in chosen)
         for scale_set, at, upgrade, active in chosen:
             of = f'{{job="vmss",scale_set="{scale_set.name.lower()}"}} @ {at:.3f}'
             states = await query(client, prometheus, f"azure_vmss_os_upgrade_state{of} == 1")
@@ -98,14 +99,24 @@ async def test_prometheus_knows_of_upgrades_that_were_before_it(tmp_path: Path):
             shown = {(labels["started_by"], labels.get("version", "")) for labels, _ in infos}
             expected = (upgrade.started_by, upgrade.image.version or "")
             assert expected in shown if active and at - upgrade.start < LOOKBACK else shown == {expected}
-            if not active:
+            ends = await query(client, prometheus, f"azure_vmss_os_upgrade_end_timestamp_seconds{of}")
+            rolled_back = await query(client, prometheus, f"azure_vmss_os_upgrade_rolled_back_instances{of}")
+            if active:
+                assert at - upgrade.start < LOOKBACK or (ends, rolled_back) == ([], [])
+            else:
+                assert [round(value, 3) for _, value in ends] == [round(upgrade.end or 0.0, 3)]
+                assert {labels["result"]: value for labels, value in rolled_back} == (
+                    {"successful": upgrade.rollback.successful, "failed": upgrade.rollback.failed}
+                    if upgrade.rollback is not None
+                    else {}
+                )
                 counts = await query(client, prometheus, f"azure_vmss_os_upgrade_instances{of}")
                 assert {labels["state"]: value for labels, value in counts} == {
                     name: getattr(upgrade, name)
                     for name in ("successful", "failed", "in_progress", "pending")
                 }
-        ends = await query(
+        last = await query(
             client, prometheus, f"max_over_time(timestamp(azure_vmss_os_upgrade_state)[1d:1m] @ {now:.0f})"
         )
-        assert ends
-        assert max(value for _, value in ends) <= now - 3 * HOUR + 0.001  # Prometheus rounds to milliseconds
+        assert last
+        assert max(value for _, value in last) <= now - 3 * HOUR + 0.001  # Prometheus rounds to milliseconds
