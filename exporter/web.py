@@ -184,10 +184,13 @@ def _preferences(headers: Iterable[str]) -> Iterator[tuple[str, dict[str, str], 
 async def _stream(request: web.Request, headers: dict[str, str], pieces: list[bytes]) -> web.StreamResponse:
     response = web.StreamResponse(headers=headers)
     response.content_length = sum(map(len, pieces))
+    by_tls = request.secure
     with suppress(ConnectionError):  # a scraper that has gone away, or was cut off, is no error of ours
         await response.prepare(request)
         for chunk in chunks(pieces) if request.method != hdrs.METH_HEAD else ():
             await response.write(chunk)
+            if by_tls:
+                await asyncio.sleep(0)  # only then does TLS tell of a connection that is lost
     return response
 
 
@@ -239,10 +242,9 @@ def _guarding(gate: Gate, limits: Limits) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
-        if transport is None:
-            return web.Response()  # whoever asked has gone
-        connection = transport.get_protocol()
-        assert isinstance(connection, Connection)  # noqa: S101 - Server makes no other
+        connection = None if transport is None else transport.get_protocol()
+        if transport is None or not isinstance(connection, Connection):
+            return web.Response()  # whoever asked has gone; TLS forgets the connection before it says so
         connection.began()
         try:
             response = await admitted(request, transport) or await handler(request)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
@@ -176,6 +177,33 @@ async def test_a_client_that_speaks_no_tls_is_turned_away_without_a_word_in_the_
         writer.write(GET)
         assert await is_cut_off(reader)
         assert server.connections == 0
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+RESETTING = """
+import asyncio, ssl, sys
+port, ca = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca) if ca else None
+async def ask():
+    for _ in range(100):
+        _, writer = await asyncio.open_connection("127.0.0.1", int(port), ssl=context)
+        writer.write(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+        await writer.drain()
+        writer.transport.abort()
+asyncio.run(ask())
+"""
+"""A process of its own: what it sends and its reset must be there before our event loop turns."""
+
+
+async def test_a_client_that_asks_and_is_gone_at_once_leaves_no_word_in_the_log(
+    gated: Gated, folder: Path, caplog: pytest.LogCaptureFixture
+):
+    gate, context = gated
+    ca = str(folder / "ca.crt") if context else ""
+    async with serving(gate) as (server, address):
+        client = await asyncio.create_subprocess_exec(sys.executable, "-c", RESETTING, str(address.port), ca)
+        assert await client.wait() == 0
+        await until(lambda: server.connections == 0)
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
