@@ -243,6 +243,22 @@ def test_a_poll_that_is_postponed_keeps_its_turn_and_costs_no_request():
     assert [ids(plan.take(NOW + seconds)) for seconds in (110, 120)] == [["/0"], ["/1"]]
 
 
+def test_polls_that_were_postponed_leave_their_room_in_the_window_and_no_more():
+    plan = plan_of(6, budget=Budget(per_minute=9.0, shortest_interval=10.0))
+    assert len(plan.take(NOW).polls) == 3
+    plan.pause(NOW + 100)
+    for number in range(3):
+        plan.postpone(f"/{number}")
+    assert sum(len(plan.take(NOW + 100 + second).polls) for second in range(90)) == 3
+
+
+def test_further_requests_are_owed_to_the_bucket():
+    plan = plan_of(1000)
+    finish(plan, plan.take(NOW), NOW)
+    plan.spend(50, NOW)
+    assert [len(plan.take(NOW + second).polls) for second in (1, 7, 10)] == [0, 0, 16]
+
+
 def test_a_removed_scale_set_is_never_handed_out():
     plan = plan_of(3)
     plan.remove("/1")
@@ -807,6 +823,7 @@ def test_the_moment_a_pause_ends_is_after_it():
 # Mutants that live
 #   `if target.place is not None and target.due >= now + turns:`: to the very moment, a turn is neither late nor early.
 #   `self._arrivals = 1` and `self._arrivals += 2`: numbers that keep an order, whichever they are.
+#   `self._in_a_row = 1`: nobody is active before its first poll, so the first one is for one at rest.
 #   `self._paused_until = 1.0`: a second after the epoch.
 #   `target = self._targets[scale_set_id] = _Target(interval, phase, earned, None)`: it is put into its queue at once, with its due time.
 #   `if self._pace == 2 or not target.finished:`: at the full pace a whole poll is earned each time.
