@@ -468,7 +468,7 @@ async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) ->
     body = body.replace(token.encode(), b"***")
     digest = blake2b(body, digest_size=16).digest()
     request_id = without(token, response.headers.get("x-ms-request-id", ""))
-    page = _Page(None, request_id, without(token, _excerpt(body)), digest)
+    page = _Page(None, request_id, _excerpt(body), digest)
     if isinstance(broken, TimeoutError):
         raise broken
     if broken is not None:
