@@ -62,11 +62,11 @@ class PlanAccount:
 
     def pause(self, seconds: float) -> None:
         """Poll nobody for so long, and say so."""
-        longer = seconds - self.paused_for()
+        before = self.paused_for()
         if not self.plan.pause(self.clock() + seconds):
             return  # of requests that were in flight together, the longest pause counts
         self.telemetry.azure_paused_until.labels(self.subscription_id).set(time() + seconds)
-        if longer > SAME_PAUSE_SECONDS:
+        if not before or seconds - before > SAME_PAUSE_SECONDS:
             log.warning(
                 "throttled by Azure",
                 extra=fields(subscription_id=self.subscription_id, paused_seconds=seconds),

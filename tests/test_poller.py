@@ -513,6 +513,13 @@ async def test_polls_in_flight_together_pause_their_subscription_with_one_line_i
     assert [record.message for record in caplog.records].count("throttled by Azure") == 1
 
 
+async def test_a_short_pause_is_told_too(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.break_(answering(429, headers={"Retry-After": "1"}), times=1)
+    while world.samples(world.web)["up", ""]:
+        await world.ring(10)
+    assert [record.message for record in caplog.records].count("throttled by Azure") == 1
+
+
 async def test_in_a_pause_no_poll_in_flight_sends_a_further_request(world: World) -> None:
     plan = world.plans[world.web.subscription_id]
     sent = world.requests(world.web)
