@@ -217,10 +217,7 @@ class Discoverer:
 
     async def _list(self, subscription_id: str, timeout_seconds: float, meter: Meter | None) -> Answer:
         account = self._account(subscription_id)
-        pause = account.paused_for()
-        if pause > 0:
-            raise Throttled("throttled by the answer to a poll", retry_after=pause)
-        account.spend()
+        account.spend()  # which raises in a pause
         try:
             return await self._client.scale_sets(subscription_id, timeout_seconds, meter or account)
         except Throttled as error:

@@ -317,10 +317,9 @@ class Account(Unmetered):
         self.seconds = 0.0
 
     def spend(self) -> None:
+        if self.seconds:
+            raise Throttled("paused", retry_after=self.seconds)
         self.spent += 1
-
-    def paused_for(self) -> float:
-        return self.seconds
 
     def pause(self, seconds: float) -> None:
         self.seconds = seconds

@@ -36,10 +36,7 @@ class Meter(Protocol):
 
 
 class Account(Meter, Protocol):
-    """The budget of a subscription, and whether Azure has asked for a pause."""
-
-    def paused_for(self) -> float:
-        """Return for how many seconds yet the subscription is to be left alone."""
+    """A meter that leaves a subscription alone when Azure asks for a pause; ``spend`` raises then."""
 
     def pause(self, seconds: float) -> None:
         """Leave the subscription alone for so long."""
@@ -53,10 +50,6 @@ class Unmetered:
 
     def left(self, scope: str, requests: int) -> None:
         """Forget it."""
-
-    def paused_for(self) -> float:
-        """Return that there is no pause."""
-        return 0.0
 
     def pause(self, seconds: float) -> None:
         """Forget it."""
