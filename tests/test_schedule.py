@@ -1,10 +1,48 @@
 """The clock: it rings, and it only rings."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import pytest
+import time_machine
 
-from exporter.schedule import Schedule
+from exporter.schedule import EverySoOften, MonotonicTime, Schedule
+
+NOW = datetime(2025, 6, 15, 12, 0, 0, tzinfo=UTC)
+STEPS = [
+    timedelta(seconds=-40),
+    timedelta(hours=-2),
+    timedelta(days=-30),
+    timedelta(days=400),
+    timedelta(days=4000),
+]
+
+
+@pytest.mark.parametrize(
+    ("previous", "then"),
+    [
+        pytest.param(None, NOW, id="never: at once"),
+        pytest.param(NOW, NOW + timedelta(seconds=15), id="just now"),
+        pytest.param(NOW - timedelta(seconds=15), NOW + timedelta(seconds=15), id="on time"),
+        pytest.param(
+            NOW - timedelta(days=4000), NOW + timedelta(seconds=15), id="long ago: nothing is made up for"
+        ),
+        pytest.param(NOW + timedelta(days=30), NOW + timedelta(seconds=15), id="in the future"),
+    ],
+)
+def test_the_next_ring_is_an_interval_from_now_whenever_the_last_one_was(
+    previous: datetime | None, then: datetime
+):
+    assert EverySoOften(15.0).get_next_fire_time(previous, NOW) == then
+
+
+def test_now_in_the_time_of_the_schedule_is_what_the_monotonic_clock_says():
+    clock = iter([1000.0, 1001.5])
+    zone = MonotonicTime(lambda: next(clock))
+    before, after = datetime.now(zone), datetime.now(zone)
+    assert (before.timestamp(), after - before) == (1000.0, timedelta(seconds=1.5))
+    assert before.astimezone(UTC) == datetime(1970, 1, 1, 0, 16, 40, tzinfo=UTC)
 
 
 async def test_a_job_rings_at_once_and_then_at_its_interval():
@@ -20,6 +58,29 @@ async def test_a_job_rings_at_once_and_then_at_its_interval():
     for _ in range(3):
         await asyncio.wait_for(rings.get(), 5)
     await schedule.stop()
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+async def test_a_step_of_the_wall_clock_neither_stops_a_job_nor_rings_one_too_early(step: timedelta):
+    often: asyncio.Queue[None] = asyncio.Queue()
+    seldom: list[float] = []
+
+    async def ring_often() -> None:
+        often.put_nowait(None)
+
+    async def ring_seldom() -> None:
+        seldom.append(monotonic())
+
+    schedule = Schedule()
+    schedule.every(0.02, "often", ring_often)
+    schedule.every(3600, "seldom", ring_seldom)
+    schedule.start()
+    await asyncio.wait_for(often.get(), 5)
+    with time_machine.travel(datetime.now(UTC) + step):
+        for _ in range(5):
+            await asyncio.wait_for(often.get(), 5)
+    await schedule.stop()
+    assert len(seldom) == 1
 
 
 async def test_after_a_stop_nothing_rings():
