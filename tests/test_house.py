@@ -23,7 +23,7 @@ LAYERS = (
     {"azure.identity"},
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},
     {"azure.clouds", "azure.proxy", "basic_auth", "connections", "duration", "plan", "settings", "snapshot"},
-    {"address", "document", "history", "journal_file", "log", "pace"},
+    {"address", "document", "history", "journal_file", "log", "pace", "wall_clock"},
     {"scale_set"},
 )
 """Who stands higher may import who stands lower, and nobody else."""

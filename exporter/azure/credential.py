@@ -1,7 +1,8 @@
 """Tokens for Azure Resource Manager, from azure-identity.
 
 One credential for the life of the process, and one token, which every poll uses. Shortly before it expires one sign-in
-replaces it, while the polls go on with the old one. A sign-in is a task with a timeout of its own: all who need it
+replaces it, while the polls go on with the old one. A token's lifetime is computed when it comes, and goes by the
+monotonic clock from then on: a step of the wall clock makes no token too old, and none too young. A sign-in is a task with a timeout of its own: all who need it
 wait for the same one, and whoever gives up waiting does not end it. Only one that failed, or whose token was refused,
 is begun anew with a credential made from the configured files again, so that a rotated secret needs no restart.
 
@@ -11,6 +12,7 @@ Knows nothing of requests to Resource Manager, nor of how each kind of credentia
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from time import monotonic, time
 from urllib.parse import quote_plus
 
@@ -20,6 +22,7 @@ from exporter.azure.identity import AccessToken, TokenCredential, UnusableFile, 
 from exporter.config import CredentialConfig
 from exporter.log import fields
 from exporter.telemetry import Telemetry
+from exporter.wall_clock import WallClock
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +37,24 @@ REFRESH_AGAIN_SECONDS = 30.0
 
 
 class Credential:
-    """Signs in as the configuration says."""
+    """Signs in as the configuration says. ``clock`` is never stepped."""
 
-    def __init__(self, config: CredentialConfig, cloud: Cloud, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        config: CredentialConfig,
+        cloud: Cloud,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._config = config
         self._cloud = cloud
         self._telemetry = telemetry
+        self._clock = clock
+        self._wall_clock = WallClock(steady=clock)
         self._credential: TokenCredential | None = None
         self._secret = ""
         self._access: AccessToken | None = None
-        self._refresh_at = 0.0
+        self._expires_at = self._refresh_at = 0.0
         self._demand: tuple[float, str | None] | None = None
         self._failure: tuple[float, str] = (0.0, "")
         self._signing_in: asyncio.Task[AccessToken | str] | None = None
@@ -55,8 +66,8 @@ class Credential:
             Unauthorized: there is none to be had.
 
         """
-        access, now = self._access, time()
-        if access is None or now >= access.expires_on:
+        access, now = self._access, self._clock()
+        if access is None or now >= self._expires_at:
             return await self._signed_in()
         if now >= self._refresh_at and not self._remembered():
             self._sign_in()
@@ -77,7 +88,7 @@ class Credential:
             return await self.token()
         if self._demand is not None:
             demanded_at, demanded = self._demand
-            if demanded == claims and monotonic() - demanded_at < REMEMBERED_SECONDS:
+            if demanded == claims and self._clock() - demanded_at < REMEMBERED_SECONDS:
                 return refused
         return await self._signed_in(claims, fresh=True)
 
@@ -100,7 +111,7 @@ class Credential:
     def _remembered(self) -> str:
         """Return why the last sign-in failed, if that was a moment ago."""
         failed_at, why = self._failure
-        return why if why and monotonic() - failed_at < REMEMBERED_SECONDS else ""
+        return why if why and self._clock() - failed_at < REMEMBERED_SECONDS else ""
 
     def _sign_in(self, claims: str | None = None, *, fresh: bool = False) -> asyncio.Task[AccessToken | str]:
         """Begin to sign in, unless that is under way; the task returns the token, or why there is none."""
@@ -120,8 +131,8 @@ class Credential:
         except Exception as error:  # noqa: BLE001 - AzureError, ValueError, and what its transports and files raise
             await self._forget()
             why = f"no token: {self._said(error)}"
-            self._failure = (monotonic(), why)
-            self._refresh_at = time() + REFRESH_AGAIN_SECONDS
+            self._failure = (self._clock(), why)
+            self._refresh_at = self._clock() + REFRESH_AGAIN_SECONDS
             self._telemetry.credential_failures.inc()
             if not failed:
                 log.warning("sign-in failed", extra=fields(error=why))
@@ -130,15 +141,17 @@ class Credential:
             log.info("sign-in succeeds again")
         self._failure = (0.0, "")
         if fresh:
-            self._demand = (monotonic(), claims)
+            self._demand = (self._clock(), claims)
         self._access = access
-        ahead = access.refresh_on or access.expires_on - REFRESH_SECONDS
-        self._refresh_at = max(ahead, time() + REFRESH_AGAIN_SECONDS)
+        now, since_epoch = self._clock(), time()
+        refresh_on = access.refresh_on or access.expires_on - REFRESH_SECONDS
+        self._expires_at = now + access.expires_on - since_epoch
+        self._refresh_at = now + max(refresh_on - since_epoch, REFRESH_AGAIN_SECONDS)
         return access
 
     async def _renew(self, claims: str | None, *, fresh: bool) -> AccessToken:
-        if fresh and claims is None:
-            await self._forget()  # and the token that it has in its cache
+        if (fresh and claims is None) or self._wall_clock.step():
+            await self._forget()  # and the token in its cache, whose age it tells by the wall clock
         if self._credential is not None:
             try:
                 return await self._ask(self._credential, claims)

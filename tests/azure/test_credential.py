@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,9 +43,26 @@ class SignIn:
     queries: list[dict[str, str]] = field(default_factory=list)
     """Of the requests for a token."""
     made: list[Credential] = field(default_factory=list)
+    passed: float = 0.0
+    """Seconds that tests have let pass, beside those that really have."""
+
+    def clock(self) -> float:
+        return time.monotonic() + self.passed
+
+    @contextmanager
+    def passing(self, seconds: float) -> Iterator[Callable[[float], None]]:
+        """Let time pass, by both clocks; yield how to let more of it pass until the block ends."""
+        with time_machine.travel(time.time() + seconds) as wall:
+
+            def more(seconds: float) -> None:
+                wall.shift(seconds)
+                self.passed += seconds
+
+            self.passed += seconds
+            yield more
 
     def credential(self, config: CredentialConfig | None = None) -> Credential:
-        credential = Credential(config or ManagedIdentity(), self.cloud, self.telemetry)
+        credential = Credential(config or ManagedIdentity(), self.cloud, self.telemetry, self.clock)
         self.made.append(credential)
         return credential
 
@@ -296,7 +314,7 @@ async def test_a_token_is_replaced_before_it_expires_and_nobody_waits_for_that(
     azure.simulator.token_seconds = seconds
     credential = azure.credential()
     first = await credential.token()
-    with time_machine.travel(time.time() + then):
+    with azure.passing(then):
         assert await credential.token() == first
         await signed_in()
         second = await credential.token()
@@ -315,20 +333,60 @@ async def test_a_token_that_cannot_be_replaced_is_used_until_it_expires(
     first = await credential.token()
     azure.simulator.heal()
     azure.simulator.fault(APP_SERVICE, answering(400, b'{"error": "invalid_request"}'))
-    with time_machine.travel(time.time() + then) as now:
+    with azure.passing(then) as more:
         for _ in range(3):
             assert await credential.token() == first
             await signed_in()
         asked = azure.simulator.requests[APP_SERVICE]
         assert asked > 1
-        now.shift(40)
+        more(40)
         assert await credential.token() == first
         await signed_in()
         assert azure.simulator.requests[APP_SERVICE] > asked  # tried again, but not by each poll
-        now.shift(seconds - then)
+        more(seconds - then)
         await failure(credential)
         azure.simulator.heal()
         assert await credential.token() != first
+
+
+STEPS = {"30 d back": -30 * 86_400, "2 h back": -7200, "2 h ahead": 7200, "4,000 d ahead": 4000 * 86_400}
+
+
+@pytest.mark.parametrize("config", [ManagedIdentity(), DefaultCredential()], ids=["managed", "default"])
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+async def test_a_step_of_the_wall_clock_neither_shortens_nor_prolongs_the_life_of_a_token(
+    azure: SignIn, config: CredentialConfig, step: float
+) -> None:
+    azure.simulator.token_seconds = 3600
+    credential = azure.credential(config)
+    first = await credential.token()
+    with time_machine.travel(time.time() + step):
+        assert await credential.token() == first
+        await signed_in()
+        assert len(azure.queries) == 1
+        with azure.passing(
+            3400
+        ):  # replaced ahead of time, although azure-identity may think it good for a month
+            assert await credential.token() == first
+            await signed_in()
+            second = await credential.token()
+            assert second != first
+            with azure.passing(3000):
+                assert await credential.token() == second
+                await signed_in()
+                assert len(azure.queries) == 2
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+async def test_a_token_that_expires_after_a_step_of_the_wall_clock_is_replaced(
+    azure: SignIn, step: float
+) -> None:
+    azure.simulator.token_seconds = 3600
+    credential = azure.credential()
+    first = await credential.token()
+    with time_machine.travel(time.time() + step), azure.passing(3601):
+        assert await credential.token() != first
+    assert len(azure.queries) == 2
 
 
 # --- Another token
