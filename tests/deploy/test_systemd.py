@@ -49,6 +49,13 @@ def test_the_secrets_come_by_load_credential():
     assert named <= loaded
 
 
+def test_it_starts_after_the_clock_was_set_but_demands_no_ntp_client():
+    settings = re.findall(r"^(After|Wants|Requires)=(.*)$", UNIT.read_text(), re.MULTILINE)
+    targets = {(name, target) for name, value in settings for target in value.split()}
+    assert ("After", "time-sync.target") in targets
+    assert not {("Wants", "time-sync.target"), ("Requires", "time-sync.target")} & targets
+
+
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [debian_program("systemd-analyze"), *arguments], check=False, capture_output=True, text=True
