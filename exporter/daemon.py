@@ -140,7 +140,9 @@ class Daemon:
         self._store = Store(FAMILIES + JOURNAL_FAMILIES if journal else FAMILIES)
         self.exposition = Exposition(self._store, self._telemetry)
         self._recorder = (
-            Recorder(journal.path, journal.keep, self._store, self._telemetry) if journal else None
+            Recorder(journal.path, journal.keep, self._store, self._telemetry, self._clock)
+            if journal
+            else None
         )
         self._credential = Credential(config.credential, config.cloud, self._telemetry)
         self._client = self._connect()
@@ -416,7 +418,11 @@ class Daemon:
         if self._recorder is None:
             return {}
         known, max_age = await self._recorder.remember(scale_sets), self._config.polling.max_age
-        return {key: after_restart(snapshot, time(), max_age) for key, snapshot in known.items()}
+        now, steady_now = time(), self._clock()
+        return {
+            key: after_restart(snapshot, now, max_age, steady_now=steady_now)
+            for key, snapshot in known.items()
+        }
 
     def _plan(self, subscription_id: str) -> Plan:
         """Return the plan of a subscription; from the first call on its clock rings."""
@@ -454,7 +460,7 @@ class Daemon:
 
     async def _expire(self) -> None:
         max_age = self._config.polling.max_age
-        while self._store.expire(time(), max_age, EXPIRED_AT_ONCE):  # noqa: ASYNC110 - no waiting, taking turns
+        while self._store.expire(self._clock(), max_age, EXPIRED_AT_ONCE):  # noqa: ASYNC110 - no waiting, taking turns
             await asyncio.sleep(0)
 
     async def _join(self) -> None:

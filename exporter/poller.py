@@ -159,7 +159,7 @@ class Poller:
                 self.account(before.scale_set.subscription_id, plan).pause(outcome.retry_after)
             after = after_failure(before, outcome.reason, str(outcome), time())
         else:
-            after = after_success(before, outcome.history, time(), outcome.digest)
+            after = after_success(before, outcome.history, time(), outcome.digest, steady_now=self._clock())
         latest = after.latest_seen
         found = after.failure is not Reason.NOT_FOUND
         active = found and latest is not None and latest.state.active

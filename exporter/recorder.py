@@ -42,13 +42,25 @@ _Result = TypeVar("_Result")
 
 
 class Recorder:
-    """Keeps the journal at ``path``. What started longer ago than ``keep`` seconds is forgotten, whenever it prunes."""
+    """Keeps the journal at ``path``. What started longer ago than ``keep`` seconds is forgotten, whenever it prunes.
 
-    def __init__(self, path: Path, keep: float, store: Store, telemetry: Telemetry) -> None:
+    It prunes by the wall clock or by ``steady_clock``, whichever is behind: a wall clock that is stepped ahead by years
+    must not empty the journal.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        keep: float,
+        store: Store,
+        telemetry: Telemetry,
+        steady_clock: Callable[[], float] = time,
+    ) -> None:
         self.path = path
         self.keep = keep
         self._store = store
         self._telemetry = telemetry
+        self._steady_clock = steady_clock
         self._journal: Journal | None = None
         self._opened = False
         self._queue: dict[str, list[Snapshot]] = {}
@@ -170,7 +182,8 @@ class Recorder:
         if self._prune_due:
             held = {known.scale_set.id for known in self._store.snapshots()}
             self._prune_due = False
-            forgotten = await self._with_journal(Journal.prune, time() - self.keep, held)
+            now = min(time(), self._steady_clock())
+            forgotten = await self._with_journal(Journal.prune, now - self.keep, held)
             self._prune_due = forgotten is None
             if forgotten:
                 log.info("old upgrades forgotten", extra=fields(upgrades=forgotten))

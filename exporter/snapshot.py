@@ -43,6 +43,8 @@ class Snapshot:
     """When the last poll ended, good or bad."""
     last_success: float | None = None
     """When the last good poll ended."""
+    last_success_steady: float | None = None
+    """The same by a clock that is never stepped: the age of ``history`` is counted by it."""
     last_progress: float | None = None
     """When state or counts of ``latest_seen`` were last seen to change; its start until then."""
     latest_seen: Upgrade | None = None
@@ -67,8 +69,12 @@ class Snapshot:
         return None if self.history is None else self.history.latest
 
 
-def after_success(before: Snapshot, history: History, now: float, digest: bytes = b"") -> Snapshot:
+def after_success(
+    before: Snapshot, history: History, now: float, digest: bytes = b"", *, steady_now: float | None = None
+) -> Snapshot:
     """Return what is known after a poll that brought ``history``.
+
+    ``steady_now`` is the time of a clock that is never stepped, where ``now``'s may be.
 
     Most polls bring what the one before brought; then the very same object stays, so that whoever looks can tell
     by identity that nothing about the upgrades has changed.
@@ -82,6 +88,7 @@ def after_success(before: Snapshot, history: History, now: float, digest: bytes 
         digest=digest,
         last_poll=now,
         last_success=now,
+        last_success_steady=now if steady_now is None else steady_now,
         last_progress=_last_progress(before, latest, now),
         latest_seen=latest,
         failure=None,
@@ -106,13 +113,17 @@ def without_history(before: Snapshot) -> Snapshot:
     return replace(before, history=None, digest=b"")
 
 
-def after_restart(known: Snapshot, now: float, max_age: float) -> Snapshot:
+def after_restart(
+    known: Snapshot, now: float, max_age: float, *, steady_now: float | None = None
+) -> Snapshot:
     """Return what is served of what a former process knew: all of it, true times included, unless it is too old.
 
-    Then it is as if the scale set had never been polled, but for what tells whether the next poll brings progress.
+    Its age is told by the wall clock this once, and by the steady clock from then on; a last success in the future,
+    from before the clock was set back, has the age 0. If it is too old, it is as if the scale set had never been polled, but for what tells whether the next poll brings progress.
     """
-    if known.last_success is not None and now - known.last_success <= max_age:
-        return known
+    age = None if known.last_success is None else max(0.0, now - known.last_success)
+    if age is not None and age <= max_age:
+        return replace(known, last_success_steady=(now if steady_now is None else steady_now) - age)
     return Snapshot(
         known.scale_set,
         known.interval,

@@ -101,10 +101,14 @@ class Store:
     def expire(self, now: float, max_age: float, at_most: int) -> bool:
         """Take away good answers more than ``max_age`` seconds old of scale sets whose polls fail, or are yet to end.
 
-        Does so for some of them, and returns whether there may be more.
+        ``now`` is the time of the steady clock. Does so for some of them, and returns whether there may be more.
         """
         ageing = (self._snapshots[key] for key in self._ageing)
-        outdated = (each for each in ageing if each.last_success and now - each.last_success > max_age)
+        outdated = (
+            each
+            for each in ageing
+            if each.last_success_steady is not None and now - each.last_success_steady > max_age
+        )
         some = tuple(islice(outdated, at_most))
         for snapshot in some:
             self.write(without_history(snapshot))

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import time_machine
 from aiohttp import web
 
 from exporter import daemon as daemon_module
@@ -519,6 +520,35 @@ async def test_what_is_too_old_is_forgotten_by_the_time_that_a_reload_sets(
         assert not forgotten()
         assert await daemon.reload() == ""
         await until(forgotten)
+    finally:
+        await daemon.end()
+
+
+async def test_a_wall_clock_that_is_stepped_ahead_by_years_empties_no_journal(
+    up: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(daemon_module, "PRUNE_SECONDS", 0.05)
+    path = tmp_path / "journal.sqlite"
+    young, old = (
+        after_success(
+            Snapshot(scale_set.ScaleSet("s", "rg", name, 300.0), 300.0), History(), time() - days * 86_400
+        )
+        for name, days in (("young", 700), ("old", 800))
+    )
+    with closing(Journal(path)) as journal:
+        journal.write([young, old])
+
+    def known() -> set[str]:
+        with reading(path) as journal:
+            return set(journal.known([young.scale_set, old.scale_set]))
+
+    up.write(up.scale_sets, journal={"path": str(path), "keep": "730d"})
+    daemon = Daemon(lambda: load(up.file), Shard())
+    try:
+        with time_machine.travel(time() + 4000 * 86_400):
+            await daemon.start()
+            await until(lambda: old.scale_set.id not in known())
+            assert known() == {young.scale_set.id}
     finally:
         await daemon.end()
 

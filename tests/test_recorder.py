@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import time_machine
 
 from exporter import journal_file
 from exporter import recorder as module
@@ -247,6 +248,31 @@ async def test_pruning_spares_whom_the_store_holds(world: World, caplog: pytest.
     assert known is not None
     assert known.finished == ((UpgradeState.COMPLETED, "", 1), (UpgradeState.COMPLETED, "Platform", 1))
     assert [record.fields["upgrades"] for record in caplog.records] == [1]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("wall", "steady", "kept"),
+    [
+        pytest.param(5100.0, 5100.0, True, id="young"),
+        pytest.param(5100.0 + 4000 * 86_400, 5100.0, True, id="the wall clock was stepped ahead"),
+        pytest.param(5100.0, 5100.0 + 86_400, True, id="the wall clock was stepped back"),
+        pytest.param(5100.0 + 86_400, 5100.0 + 86_400, False, id="old by both clocks"),
+    ],
+)
+async def test_a_step_of_the_wall_clock_makes_nothing_too_old(
+    tmp_path: Path, wall: float, steady: float, *, kept: bool
+):
+    world = World(tmp_path / "journal.sqlite")
+    recorder = Recorder(world.path, 1000.0, world.store, world.telemetry, steady_clock=lambda: steady)
+    world.recorder = recorder
+    await recorder.open()
+    world.finds(Upgrade(UpgradeState.COMPLETED, start=4500.0))
+    world.finds(at=5060.0)  # Azure has forgotten it
+    with time_machine.travel(wall):
+        await recorder.prune()
+        await recorder.close()
+    with reading(world.path) as journal:
+        assert len(journal.upgrades(WEB.id)) == kept
 
 
 async def test_a_file_that_is_no_journal_is_refused_at_the_start_and_left_alone(tmp_path: Path):

@@ -96,12 +96,30 @@ def test_an_outage_longer_than_max_age_is_no_progress():
 
 def test_what_the_journal_knows_is_served_as_it_was_until_it_is_too_old():
     known = replace(after_success(UNKNOWN, history(), 2000.0), remembered=True, finished=())
-    assert after_restart(known, 2100.0, max_age=100.0) is known
+    assert after_restart(known, 2100.0, max_age=100.0) == known
     late = after_restart(known, 2100.5, max_age=100.0)
     assert (late.polled, late.history, late.last_poll, late.last_success) == (False, None, None, None)
     assert (late.latest_seen, late.last_progress, late.finished) == (history().latest, START, ())
     assert (late.scale_set, late.interval) == (known.scale_set, known.interval)
     assert after_success(late, history(pending=8), 3000.0).last_progress == 3000.0
+
+
+@pytest.mark.parametrize(
+    ("last_success", "steady"),
+    [
+        pytest.param(2000.0, 9900.0, id="100 s old"),
+        pytest.param(2100.0, 10_000.0, id="new"),
+        pytest.param(9000.0, 10_000.0, id="in the future: the wall clock was set back since"),
+    ],
+)
+def test_the_age_of_what_the_journal_knows_is_told_at_the_start_and_counted_by_the_steady_clock_then(
+    last_success: float, steady: float
+):
+    known = replace(
+        after_success(UNKNOWN, history(), last_success), last_success_steady=None, remembered=True
+    )
+    served = after_restart(known, 2100.0, max_age=100.0, steady_now=10_000.0)
+    assert (served.last_success, served.last_success_steady) == (last_success, steady)
 
 
 def test_a_poll_that_ends_good_or_bad_is_news_and_no_memory():

@@ -177,6 +177,19 @@ def test_a_good_answer_goes_when_it_is_older_than_max_age_and_polls_fail():
     }
 
 
+@pytest.mark.parametrize("wall", [-1e9, 1000.0, 1e9], ids=["stepped back", "not stepped", "stepped ahead"])
+def test_the_age_of_a_good_answer_is_counted_by_the_steady_clock(wall: float):
+    (web,) = scale_sets(1)
+    store = store_of([web])
+    store.write(after_success(store[web.id], History((Upgrade(),)), wall, steady_now=1000.0))
+    store.write(after_failure(store[web.id], Reason.TIMEOUT, "", wall))
+    store.expire(1100.0, max_age=100.0, at_most=10)
+    assert store[web.id].history is not None
+    store.expire(1100.5, max_age=100.0, at_most=10)
+    assert store[web.id].history is None
+    assert store[web.id].last_success == wall
+
+
 def test_what_the_journal_remembers_goes_when_it_is_older_than_max_age_and_no_poll_has_ended():
     waiting, polled = targets = scale_sets(2)
     store = store_of(targets)
