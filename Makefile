@@ -133,7 +133,7 @@ lock: .venv/supply
 
 # The real Prometheus and Alertmanager, nginx: what the tests and the benchmark drive.
 .venv/packages: tests/debian-packages | .venv/bin/pip
-	tests/debian-packages chromium docker-compose fonts-dejavu-core nginx-light prometheus prometheus-alertmanager systemd
+	tests/debian-packages chromium docker-compose faketime fonts-dejavu-core nginx-light prometheus prometheus-alertmanager systemd
 	@touch $@
 
 .venv/pictures/package.json: tests/pictures/package.json | .venv/bin/pip

@@ -36,11 +36,14 @@ from exporter.snapshot import Snapshot, after_restart
 from exporter.status import Past, nothing
 from exporter.store import Store
 from exporter.telemetry import Telemetry
+from exporter.wall_clock import WallClock
 from exporter.web import Server, application
 
 log = logging.getLogger(__name__)
 
 RING_SECONDS = 1.0
+STOPPED_SECONDS = 30.0
+"""Time without a tick of the polling clock after which it counts as stopped."""
 DRAIN_SECONDS = 2.0
 """What polls in flight may still take when the daemon is told to end."""
 SETTLE_SECONDS = 86_400.0
@@ -167,12 +170,19 @@ class Daemon:
         self._ringing: set[str] = set()
         """Subscriptions whose plan is rung."""
         self._schedule = Schedule()
+        self._wall_clock = WallClock()
+        self._ticked_at: float | None = None
         self._applying, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._server: Server | None = None
         self._started = self._was_ready = self._draining = False
         self._settled, self._settled_at = 0, self._clock()
         self._telemetry.shard.set(shard.number)
         self._telemetry.total_shards.set(shard.total)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the polling clock ticks; until its first tick the daemon is still starting."""
+        return self._ticked_at is None or monotonic() - self._ticked_at < STOPPED_SECONDS
 
     @property
     def ready(self) -> bool:
@@ -239,6 +249,7 @@ class Daemon:
             self._schedule.every(RING_SECONDS, "journal", self._recorder.ring)
             self._schedule.every(NOTE_TIMES_SECONDS, "note times", self._recorder.note_times)
             self._schedule.every(PRUNE_SECONDS, "prune", self._prune)
+        self._schedule.every(RING_SECONDS, "tick", self._tick)
         self._schedule.every(RING_SECONDS, "expire", self._expire)
         self._schedule.every(RING_SECONDS, "join", self._join)
         self._schedule.every(RING_SECONDS, "settle", self._settle)
@@ -453,6 +464,19 @@ class Daemon:
 
     async def _ring(self, plan: Plan) -> None:
         self._poller.start(plan.take(self._clock()), plan)
+
+    async def _tick(self) -> None:
+        """Give a sign of life, and notice a step of the wall clock."""
+        self._ticked_at = monotonic()
+        self._telemetry.ticks.inc()
+        step = self._wall_clock.step()
+        if step:
+            log.warning(
+                "wall clock was stepped, polls go on by the monotonic clock",
+                extra=fields(step_seconds=round(step, 3)),
+            )
+            for subscription_id in self._ringing:
+                self._account(subscription_id).show_pause()
 
     async def _prune(self) -> None:
         if self.ready and self._recorder is not None:  # who is known by then does not go with what is old

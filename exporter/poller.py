@@ -65,12 +65,18 @@ class PlanAccount:
         before = self.paused_for()
         if not self.plan.pause(self.clock() + seconds):
             return  # of requests that were in flight together, the longest pause counts
-        self.telemetry.azure_paused_until.labels(self.subscription_id).set(time() + seconds)
+        self.show_pause()
         if not before or seconds - before > SAME_PAUSE_SECONDS:
             log.warning(
                 "throttled by Azure",
                 extra=fields(subscription_id=self.subscription_id, paused_seconds=seconds),
             )
+
+    def show_pause(self) -> None:
+        """Show until when a pause that is in force lasts, by the wall clock as it is now."""
+        seconds = self.paused_for()
+        if seconds:
+            self.telemetry.azure_paused_until.labels(self.subscription_id).set(time() + seconds)
 
 
 class Poller:

@@ -59,6 +59,10 @@ class Telemetry:
         self.shard = gauge("shard", "Which part of all scale sets is polled here, from 0.")
         self.total_shards = gauge("total_shards", "Into how many parts all scale sets are split.")
         self.scale_sets = gauge("scale_sets", "Scale sets that are polled.", "subscription_id", "source")
+        self.ticks = counter(
+            "ticks",
+            "Ticks of the polling clock, about one a second: while it stands still, nothing is polled.",
+        )
         self.polls = counter("polls", "Polls that ended, good or bad.", "subscription_id")
         self.poll_failures = counter("poll_failures", "Polls that failed.", "subscription_id", "reason")
         self.poll_duration = histogram(

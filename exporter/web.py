@@ -44,6 +44,10 @@ class Status(Protocol):
     """What the daemon tells of itself."""
 
     @property
+    def healthy(self) -> bool:
+        """Whether the polling clock ticks."""
+
+    @property
     def ready(self) -> bool:
         """Whether every scale set has been polled once, and the daemon is not on its way out."""
 
@@ -82,7 +86,11 @@ def application(
         return await _stream(request, headers, pieces)
 
     async def healthy(_: web.Request) -> web.Response:
-        return web.Response(text="Healthy\n")
+        if status.healthy:
+            return web.Response(text="Healthy\n")
+        return web.Response(
+            text="Not healthy: the polling clock has stopped, no scale set is polled\n", status=503
+        )
 
     async def ready(_: web.Request) -> web.Response:
         if status.ready:

@@ -28,6 +28,15 @@ def debian_program(name: str) -> str:
     return path
 
 
+def debian_library(package: str, name: str) -> Path:
+    """Return the path of a library in a folder of a Debian package; without it a test is skipped, yet never in CI."""
+    path = next(Path("/usr/lib").glob(f"*/{package}/{name}"), None)
+    if path is None and not os.environ.get("CI"):
+        pytest.skip(f"{package} is not installed")
+    assert path is not None, f"{package} is not installed"
+    return path
+
+
 def free_address() -> str:
     """Return an address of this machine that nobody listens on."""
     with socket() as free:

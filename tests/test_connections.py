@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Status:
-    ready = True
+    healthy = ready = True
     configuration = ""
 
     def past(self) -> AbstractContextManager[Past]:

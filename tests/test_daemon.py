@@ -28,6 +28,7 @@ from exporter.simulator.server import Simulator, answering, running
 from exporter.snapshot import Snapshot, after_success
 
 Yaml = dict[str, Any]
+STEPPED = "wall clock was stepped, polls go on by the monotonic clock"
 
 
 @dataclass
@@ -480,6 +481,59 @@ async def test_a_subscription_that_goes_and_comes_back_is_still_paused(up: Runni
     assert [up.simulator.requests[each.resource_id.lower()] for each in mine] == [
         asked[each.resource_id.lower()] for each in mine
     ]
+
+
+async def test_a_step_of_the_wall_clock_moves_the_end_of_a_pause_and_is_told_once(
+    up: Running, caplog: pytest.LogCaptureFixture
+):
+    async def ends() -> list[float]:
+        return sorted(values(await up.of_exporter("azure_paused_until_timestamp_seconds")))
+
+    first = up.scale_sets[0]
+    up.simulator.fault(first.resource_id, answering(429, headers={"Retry-After": "900"}))
+    await up.daemon.start()
+    await until(lambda: any("throttled" in line for line in up.daemon.failures()))
+    not_paused, paused = await ends()
+    assert (not_paused, time() < paused <= time() + 900) == (0.0, True)
+    for days in (400, -30):
+        with time_machine.travel(time() + days * 86_400):
+            await until(lambda: caplog.messages.count(STEPPED) == 1)
+            moved = await ends()
+        assert moved == [0.0, pytest.approx(paused + days * 86_400, abs=5.0)]
+        caplog.clear()
+        await until(lambda: caplog.messages.count(STEPPED) == 1)  # and back
+        assert await ends() == [0.0, pytest.approx(paused, abs=5.0)]
+        caplog.clear()
+
+
+async def test_the_polling_clock_ticks_although_there_is_nothing_to_poll(up: Running):
+    up.simulator.hidden.update(up.simulator.fleet.subscriptions)
+    up.write((), **searching(up))
+    assert await up.daemon.reload() == ""
+    assert values(await up.of_exporter("ticks_total")) == [0.0]
+    await up.daemon.start()
+    async with asyncio.timeout(10):
+        while values(await up.of_exporter("ticks_total")) < [2.0]:
+            await asyncio.sleep(0.02)
+    assert up.daemon.healthy
+
+
+async def test_it_is_healthy_until_the_polling_clock_has_stopped(
+    up: Running, monkeypatch: pytest.MonkeyPatch
+):
+    async def healthy() -> int:
+        async with up.client.get("/-/healthy") as response:
+            return response.status
+
+    with monkeypatch.context() as at_once:
+        at_once.setattr(daemon_module, "STOPPED_SECONDS", 0.0)
+        assert await healthy() == 200  # it is still starting
+        await up.daemon.start()
+        async with asyncio.timeout(10):
+            while await healthy() == 200:
+                await asyncio.sleep(0.02)
+        assert await healthy() == 503
+    assert await healthy() == 200
 
 
 async def test_a_defect_in_a_reload_is_told_and_the_next_one_comes(

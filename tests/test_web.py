@@ -36,6 +36,7 @@ from tests.test_basic_auth import hashed, header
 
 @dataclass
 class Status:
+    healthy: bool = True
     ready: bool = False
     configuration: str = "cloud: public\n"
     faults: str = ""
@@ -133,6 +134,9 @@ async def test_probes_tell_healthy_and_ready_apart(site: Site):
     assert (await site.get("/-/ready"))[0] == 503
     site.status.ready = True
     assert (await site.get("/-/ready"))[0] == 200
+    site.status.healthy = False
+    status, _, body = await site.get("/-/healthy")
+    assert (status, body) == (503, b"Not healthy: the polling clock has stopped, no scale set is polled\n")
 
 
 async def test_the_configuration_in_force_is_shown(site: Site):

@@ -196,7 +196,7 @@ def _file(*, gzip: bool) -> str:
 class Ready:
     """What the web part asks of the daemon."""
 
-    ready = True
+    healthy = ready = True
     configuration = ""
 
     def __init__(self, polled: Polled) -> None:

@@ -62,6 +62,7 @@ class Site:
     url: str = ""
     known: tuple[Snapshot, ...] = ()
     broken: bool = False
+    healthy: bool = True
     ready: bool = True
     configuration: str = ""
     complaints: list[str] = field(default_factory=list)
