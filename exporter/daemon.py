@@ -463,7 +463,7 @@ class Daemon:
         self._searcher.start(subscription_id)
 
     async def _ring(self, plan: Plan) -> None:
-        self._poller.start(plan.take(self._clock()), plan)
+        self._poller.start_due(plan)
 
     async def _tick(self) -> None:
         """Give a sign of life, and notice a step of the wall clock."""

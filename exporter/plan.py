@@ -23,6 +23,7 @@ with the next of them, and neither with a burst.
 While the subscription is paused nobody is polled; whoever comes due is named once, as throttled, and keeps its turn.
 """
 
+import sys
 from collections import Counter, deque
 from dataclasses import dataclass
 from hashlib import sha256
@@ -76,6 +77,8 @@ class Turn:
     polls: tuple[Due, ...] = ()
     throttled: tuple[Due, ...] = ()
     """Came due, and must wait for the end of the pause."""
+    more: bool = False
+    """Whether there may be more to poll now, beyond as many as were asked for."""
 
 
 @dataclass(slots=True)
@@ -168,8 +171,11 @@ class Plan:
             if target.place is not None and target.due > now + turns:
                 self._enqueue(key, target, _next(target.phase, turns, now))
 
-    def take(self, now: float) -> Turn:
-        """Return whom to poll now; each must come back through ``finished``."""
+    def take(self, now: float, at_most: int = sys.maxsize) -> Turn:
+        """Return whom to poll now, no more than ``at_most``; each must come back through ``finished``.
+
+        Those that are due beyond that keep their places.
+        """
         for _ in range(self._orphans):
             self._ended(now)
         self._orphans = 0
@@ -180,8 +186,8 @@ class Plan:
             self._requeue(named)
         self._named = []
         self._refill(now)
-        polls = []
-        while self._may_spend() and (place := self._first(now)) is not None:
+        polls: list[Due] = []
+        while len(polls) < at_most and self._may_spend() and (place := self._first(now)) is not None:
             target = self._targets[place[2]]
             if not self._earns(target):
                 self._follow(place[2], target, now)
@@ -191,7 +197,7 @@ class Plan:
             self._tokens -= 1
             self._under_way += 1
             polls.append(Due(place[2], place[0]))
-        return Turn(polls=tuple(polls))
+        return Turn(polls=tuple(polls), more=len(polls) == at_most)
 
     def spend(self, requests: int, now: float) -> None:
         """Account for requests that a poll sent beside its first; the bucket may owe them."""

@@ -1,10 +1,15 @@
 """One poll from ring to store; owns the tasks in flight, at most one a scale set.
 
+All subscriptions share the slots. A scale set that finds none free stays in its plan, where its turn is still the
+plan's to decide. A slot that becomes free goes to the subscription that has the fewest polls in flight among those
+that wait, so that none can keep the others out, however slow its polls are.
+
 The only place that catches a poll's errors. Knows nothing of the clock, of budgets or of what a scrape looks like.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,12 +107,16 @@ class Poller:
         self._clock = clock
         self._record = record
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._slots_of: Counter[Plan] = Counter()
+        """Slots that each plan's polls hold."""
+        self._waiting: dict[Plan, None] = {}
+        """Plans that may have more to poll than there were slots, in the order in which they began to wait."""
         self.use(client, concurrency)
 
     def use(self, client: Client, concurrency: int) -> None:
         """Poll by this client from now on; those in flight go on as they are."""
         self._client = client
-        self._slots = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
 
     def account(self, subscription_id: str, plan: Plan) -> PlanAccount:
         """Return the account of a subscription that this plan is of."""
@@ -117,12 +126,32 @@ class Poller:
         """Return the ids of the scale sets that are being polled."""
         return tuple(self._tasks)
 
-    def start(self, turn: Turn, plan: Plan) -> None:
-        """Start the polls whose turn it is, and mark those that a pause keeps waiting."""
-        for due in turn.polls:
-            task = asyncio.create_task(self._run(due, plan))
-            self._tasks[due.scale_set_id] = task
-            task.add_done_callback(partial(self._ended, due.scale_set_id))
+    def start_due(self, plan: Plan) -> None:
+        """Start what this plan has to poll now, the rest as slots become free; mark those that a pause keeps waiting."""
+        if plan.paused_for(self._clock()):
+            self._mark_throttled(plan.take(self._clock()))
+        else:
+            self._waiting.setdefault(plan)
+            self._fill_slots()
+
+    def _fill_slots(self) -> None:
+        """Start polls until no slot is free, or no plan has any to start."""
+        while self._waiting and (free := self._concurrency - len(self._tasks)) > 0:
+            plan = min(self._waiting, key=self._slots_of.__getitem__)
+            turn = plan.take(self._clock(), at_most=free if len(self._waiting) == 1 else 1)
+            self._mark_throttled(turn)
+            for due in turn.polls:
+                self._start(due, plan)
+            if not turn.more:
+                del self._waiting[plan]
+
+    def _start(self, due: Due, plan: Plan) -> None:
+        task = asyncio.create_task(self._run(due, plan))
+        self._tasks[due.scale_set_id] = task
+        self._slots_of[plan] += 1
+        task.add_done_callback(partial(self._ended, due.scale_set_id, plan))
+
+    def _mark_throttled(self, turn: Turn) -> None:
         for due in turn.throttled:
             self._telemetry.polls_skipped.labels("throttled").inc()
             before = self._store[due.scale_set_id]
@@ -138,26 +167,30 @@ class Poller:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Let the polls in flight end, but no longer than the grace."""
+        """Let the polls in flight end, but no longer than the grace, and start no other."""
+        self._waiting.clear()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
         await self.retire(tuple(self._tasks))
 
-    def _ended(self, scale_set_id: str, task: asyncio.Task[None]) -> None:
+    def _ended(self, scale_set_id: str, plan: Plan, task: asyncio.Task[None]) -> None:
         if self._tasks.get(scale_set_id) is task:
             del self._tasks[scale_set_id]
+        self._slots_of[plan] -= 1
+        if not self._slots_of[plan]:
+            del self._slots_of[plan]
+        self._fill_slots()
 
     async def _run(self, due: Due, plan: Plan) -> None:
         key = due.scale_set_id
-        async with self._slots:
-            if plan.paused_for(self._clock()):
-                plan.postpone(key)  # the next ring marks it as throttled
-                return
-            known = self._store[key]
-            self._telemetry.poll_delay.observe(max(0.0, self._clock() - due.since))
-            started = perf_counter()
-            outcome = await self._poll(known, plan)
-            self._telemetry.poll_duration.observe(perf_counter() - started)
+        if plan.paused_for(self._clock()):  # since it was started, by the answer to another poll
+            plan.postpone(key)
+            return
+        known = self._store[key]
+        self._telemetry.poll_delay.observe(max(0.0, self._clock() - due.since))
+        started = perf_counter()
+        outcome = await self._poll(known, plan)
+        self._telemetry.poll_duration.observe(perf_counter() - started)
         self._count(known.scale_set.subscription_id, outcome)
         before = self._store[key]  # a reload may have given it new labels meanwhile
         if isinstance(outcome, PollError):

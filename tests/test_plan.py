@@ -86,6 +86,35 @@ def test_a_poll_knows_since_when_it_was_due():
     assert plan.take(NOW + 7).polls == (Due("/0", NOW),)
 
 
+@pytest.mark.parametrize(
+    ("at_most", "taken", "more", "left"),
+    [
+        pytest.param(0, [], True, ["/0", "/1", "/2"], id="no slot is free"),
+        pytest.param(2, ["/0", "/1"], True, ["/2"], id="fewer slots than are due"),
+        pytest.param(3, ["/0", "/1", "/2"], True, [], id="just as many: there may be more"),
+        pytest.param(4, ["/0", "/1", "/2"], False, [], id="more slots than are due"),
+    ],
+)
+def test_no_more_are_handed_out_than_asked_for_and_the_others_keep_their_places(
+    at_most: int, taken: list[str], more: bool, left: list[str]
+):
+    plan = plan_of(3)
+    turn = plan.take(NOW, at_most)
+    assert (ids(turn), turn.more) == (taken, more)
+    assert plan.take(NOW + 7).polls == tuple(Due(key, NOW) for key in left)
+
+
+def test_those_that_are_not_asked_for_spend_nothing():
+    plan = plan_of(250)
+    assert [len(plan.take(NOW, 30).polls) for _ in range(5)] == [30, 30, 30, 10, 0]
+
+
+def test_those_that_come_due_in_a_pause_are_named_though_no_slot_is_free():
+    plan = plan_of(2)
+    plan.pause(NOW + 10)
+    assert plan.take(NOW, 0) == Turn(throttled=(Due("/0", NOW), Due("/1", NOW)))
+
+
 def test_polls_follow_at_the_interval_and_spread_over_it():
     polled = run(plan_of(60), 1500)
     for times in polled.values():
@@ -652,10 +681,12 @@ def test_whatever_happens_no_minute_exceeds_the_budget_and_nobody_is_polled_twic
                     plan.pause(now + number % 20)
                 case "active":
                     active ^= {key}
-        taken = ids(plan.take(now))
-        assert set(taken) <= known - in_flight
-        in_flight.update(taken)
-        sent += [now] * len(taken)
+        for slots in (random.randrange(10), 1000):
+            taken = ids(plan.take(now, slots))
+            assert len(taken) <= slots
+            assert set(taken) <= known - in_flight
+            in_flight.update(taken)
+            sent += [now] * len(taken)
         for key in [key for key in sorted(in_flight) if random.random() < 0.7]:
             plan.finished(key, now, active=key in active, found=True)
             in_flight.discard(key)

@@ -26,7 +26,6 @@ from exporter.config import load
 from exporter.daemon import Daemon
 from exporter.log import configure
 from exporter.plan import Plan, Turn
-from exporter.poller import Poller
 from exporter.scale_set import ScaleSet, Shard
 
 from . import fleet
@@ -127,12 +126,13 @@ class Stalls:
 def _dues() -> Iterator[Callable[[], dict[str, list[float]]]]:
     """Note when each scale set that is polled had come due."""
     dues: dict[str, list[float]] = defaultdict(list)
-    start = Poller.start
+    take = Plan.take
 
-    def noting(self: Poller, turn: Turn, plan: Plan) -> None:
+    def noting(self: Plan, now: float, at_most: int) -> Turn:
+        turn = take(self, now, at_most)
         for due in turn.polls:
             dues[due.scale_set_id].append(due.since)
-        start(self, turn, plan)
+        return turn
 
     def taken() -> dict[str, list[float]]:
         seen = {key: list(values) for key, values in dues.items()}
@@ -140,7 +140,7 @@ def _dues() -> Iterator[Callable[[], dict[str, list[float]]]]:
             del values[:-1]
         return seen
 
-    with patch.object(Poller, "start", noting):
+    with patch.object(Plan, "take", noting):
         yield taken
 
 

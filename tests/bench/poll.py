@@ -76,16 +76,29 @@ class Ours:
             self._plan.add(scale_set.id, scale_set.interval, self._now)
             self._store.write(replace(self._store[scale_set.id], interval=self._plan.interval(scale_set.id)))
         self._poller = Poller(
-            self.client, self._store, telemetry, lambda: self._now, concurrency=1, timeout_seconds=30.0
+            self.client,
+            self._store,
+            telemetry,
+            lambda: self._now,
+            concurrency=1,
+            timeout_seconds=30.0,
+            record=self._count,
         )
+        self._to_come = 0
+        self._all_polled = asyncio.Event()
+
+    def _count(self, *_: object) -> None:
+        self._to_come -= 1
+        if not self._to_come:
+            self._all_polled.set()
 
     async def polls(self) -> None:
         """Poll every scale set once."""
         self._now += 2 * INTERVAL_SECONDS
-        turn = self._plan.take(self._now)
-        assert len(turn.polls) == BATCH
-        self._poller.start(turn, self._plan)
-        await self._poller.drain(30.0)
+        self._to_come = BATCH
+        self._all_polled.clear()
+        self._poller.start_due(self._plan)
+        await asyncio.wait_for(self._all_polled.wait(), 30.0)
         assert all(known.failure is None and known.polled for known in self._store.snapshots())
 
 
