@@ -26,7 +26,7 @@ from typing import Any
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.journal_file import Connection, Writable, readable
 from exporter.scale_set import ScaleSet
-from exporter.snapshot import Finished, Reason, Snapshot
+from exporter.snapshot import NOT_FOUND_POLLS, Finished, Reason, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,7 @@ class Reader:
             latest_seen=history.latest,
             failure=None if failure is None else Reason(failure),
             failure_message=failure_message,
+            not_found_polls=_not_found_polls(failure, found=bool(found)),
             finished=_finished(db, number),
             remembered=True,
         )
@@ -269,6 +270,13 @@ def _poll(snapshot: Snapshot) -> tuple[float | str | None, ...]:
 def _finished(db: Connection, scale_set: int) -> Finished:
     rows = db.execute("SELECT state, started_by, upgrades FROM counts WHERE scale_set = ?", (scale_set,))
     return tuple((UpgradeState(state), intern(started_by), number) for state, started_by, number in rows)
+
+
+def _not_found_polls(failure: str | None, *, found: bool) -> int:
+    """Return how many polls in a row Azure has answered with ``not_found``, as far as the journal tells."""
+    if failure != Reason.NOT_FOUND.value:
+        return 0
+    return 1 if found else NOT_FOUND_POLLS
 
 
 def _change(upgrade: Upgrade) -> tuple[float | str | None, ...]:

@@ -22,7 +22,7 @@ from exporter.history import Malformed as MalformedHistory
 from exporter.log import fields
 from exporter.plan import Due, Plan, Turn
 from exporter.scale_set import ScaleSet
-from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success
+from exporter.snapshot import Snapshot, after_failure, after_pause, after_success
 from exporter.store import Store
 from exporter.telemetry import Telemetry
 
@@ -200,9 +200,8 @@ class Poller:
         else:
             after = after_success(before, outcome.history, time(), outcome.digest, steady_now=self._clock())
         latest = after.latest_seen
-        found = after.failure is not Reason.NOT_FOUND
-        active = found and latest is not None and latest.state.active
-        interval = plan.finished(key, self._clock(), active=active, found=found)
+        active = not after.missing and latest is not None and latest.state.active
+        interval = plan.finished(key, self._clock(), active=active, found=not after.missing)
         self._store.write(after if after.interval == interval else replace(after, interval=interval))
         if self._record is not None:
             self._record(before, after)
@@ -246,9 +245,17 @@ def _identity(scale_set: ScaleSet) -> dict[str, dict[str, object]]:
 
 
 def _log_health(before: Snapshot, after: Snapshot, error: PollError | None = None) -> None:
-    """Write a line when polls begin to fail, fail for another reason, or succeed again."""
-    if before.failure is after.failure:
-        return
+    """Write a line when polls begin to fail, fail for another reason, or succeed again, or the scale set is missing."""
+    if before.failure is not after.failure:
+        _log_failure(after, error)
+    if after.missing and not before.missing:
+        log.warning(
+            "scale set does not exist, its upgrade is no longer served and it is polled less often",
+            extra=_identity(after.scale_set),
+        )
+
+
+def _log_failure(after: Snapshot, error: PollError | None) -> None:
     line = _identity(after.scale_set)
     if after.failure is None:
         log.info("poll succeeds again", extra=line)

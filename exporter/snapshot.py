@@ -10,6 +10,8 @@ from enum import Enum
 from exporter.history import History, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 
+NOT_FOUND_POLLS = 2
+"""Polls in a row that Azure must answer with ``not_found`` before the scale set counts as missing."""
 Finished = tuple[tuple[UpgradeState, str, int], ...]
 """How many upgrades were ever seen to end in a state, started by whom (empty where Azure did not say)."""
 
@@ -28,6 +30,10 @@ class Reason(Enum):
     MALFORMED = "malformed"
 
 
+_WITHOUT_ANSWER = {Reason.TIMEOUT, Reason.UNREACHABLE}
+"""Reasons of polls that Azure did not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One scale set as we know it. ``None`` means: not known, or not any more."""
@@ -36,7 +42,7 @@ class Snapshot:
     interval: float
     """Seconds between two polls, as now in force."""
     history: History | None = None
-    """The last good answer; ``None`` before the first, after ``max_age`` and when the scale set is not found."""
+    """The last good answer; ``None`` before the first, after ``max_age`` and when the scale set is missing."""
     digest: bytes = b""
     """Of the answer that brought ``history``; empty where it cannot be told whether it comes again."""
     last_poll: float | None = None
@@ -53,6 +59,8 @@ class Snapshot:
     """Why the last poll failed; ``None`` after a good one."""
     failure_message: str = ""
     """The failure in words, for people; never a label."""
+    not_found_polls: int = 0
+    """Polls in a row that Azure answered with ``not_found``. A poll without an answer does not end the row."""
     finished: Finished | None = None
     """Finished upgrades that the journal has counted; ``None`` where there is no journal, or nothing in it yet."""
     remembered: bool = False
@@ -62,6 +70,11 @@ class Snapshot:
     def polled(self) -> bool:
         """Whether a first poll has told anything, good or bad."""
         return self.failure is not None or self.last_success is not None
+
+    @property
+    def missing(self) -> bool:
+        """Whether Azure has said often enough in a row that the scale set does not exist."""
+        return self.not_found_polls >= NOT_FOUND_POLLS
 
     @property
     def latest(self) -> Upgrade | None:
@@ -93,14 +106,29 @@ def after_success(
         latest_seen=latest,
         failure=None,
         failure_message="",
+        not_found_polls=0,
         remembered=False,
     )
 
 
 def after_failure(before: Snapshot, reason: Reason, message: str, now: float) -> Snapshot:
-    """Return what is known after a poll that failed: the last good history stays, unless the scale set is gone."""
-    failed = replace(before, last_poll=now, failure=reason, failure_message=message, remembered=False)
-    return without_history(failed) if reason is Reason.NOT_FOUND else failed
+    """Return what is known after a poll that failed: the last good history stays, unless the scale set is missing.
+
+    One ``not_found`` alone may be a replica of Azure that lags behind, so the history goes with the second in a row.
+    """
+    if reason is Reason.NOT_FOUND:
+        not_found_polls = before.not_found_polls + 1
+    else:
+        not_found_polls = before.not_found_polls if reason in _WITHOUT_ANSWER else 0
+    failed = replace(
+        before,
+        last_poll=now,
+        failure=reason,
+        failure_message=message,
+        not_found_polls=not_found_polls,
+        remembered=False,
+    )
+    return without_history(failed) if failed.missing else failed
 
 
 def after_pause(before: Snapshot) -> Snapshot:

@@ -131,7 +131,7 @@ async def test_a_failed_first_poll_makes_it_ready_too(up: Running):
     await up.daemon.start()
     await up.until_ready()
     assert values(await up.about("up")) == [0.0] * 12
-    assert 'reason="not_found"' in (await up.about("poll_error"))[0]
+    assert 'reason="bad_request"' in (await up.about("poll_error"))[0]
 
 
 async def test_a_reload_does_not_take_readiness_back(up: Running):

@@ -501,8 +501,8 @@ async def test_a_subscription_that_may_not_be_seen_is_forbidden_and_not_empty(wo
         await world.find()
 
 
-async def test_a_subscription_that_does_not_exist_is_not_found(world: World):
-    with pytest.raises(NotFound):
+async def test_a_subscription_that_does_not_exist_is_a_bad_request(world: World):
+    with pytest.raises(BadRequest, match="SubscriptionNotFound"):
         await world.discoverer.find(OTHER, 5.0)
 
 

@@ -135,7 +135,11 @@ def by(label: str, value: str) -> str:
         ("state", good(FAULTED), states("state", Faulted=1)),
         ("state", good(Upgrade()), states("state", Unknown=1)),
         ("state", after_failure(good(FAULTED), Reason.TIMEOUT, "", 1.0), states("state", Faulted=1)),
-        ("state", after_failure(good(FAULTED), Reason.NOT_FOUND, "", 1.0), []),
+        (
+            "state",
+            after_failure(after_failure(good(FAULTED), Reason.NOT_FOUND, "", 1.0), Reason.NOT_FOUND, "", 2.0),
+            [],
+        ),
         ("state", without_history(good(FAULTED)), []),
         ("instances", good(), []),
         ("instances", good(Upgrade()), []),

@@ -83,8 +83,8 @@ async def test_programs_get_the_same_as_json(tmp_path: Path, simulator: Simulato
         True,
         False,
     )
-    assert [trial["reason"] for trial in named["trials"]] == ["not_found"]
-    assert [trial["reason"] for trial in searched["trials"]] == ["", "not_found"]
+    assert [trial["reason"] for trial in named["trials"]] == ["bad_request"]
+    assert [trial["reason"] for trial in searched["trials"]] == ["", "bad_request"]
     assert searched["remaining"]["x-ms-user-quota-remaining"] == 14
 
 

@@ -259,6 +259,10 @@ FAILURES = [
     pytest.param(answering(429), "throttled", id="429"),
     pytest.param(answering(400), "bad_request", id="400"),
     pytest.param(answering(410), "bad_request", id="410"),
+    pytest.param(answering(404), "bad_request", id="404 without a body"),
+    pytest.param(answering(404, b"<h1>Not Found</h1>"), "bad_request", id="404 of a gateway"),
+    pytest.param(answering(404, b'{"error": {"code": "SubscriptionNotFound"}}'), "bad_request", id="404 else"),
+    pytest.param(answering(404, b'{"error": {"code": "ResourceNotFound"}}'), "not_found", id="404"),
     pytest.param(answering(500), "server_error", id="500"),
     pytest.param(answering(502, b"<html>", {"Content-Type": "text/html"}), "server_error", id="502"),
     pytest.param(hanging(30), "timeout", id="hangs"),
@@ -354,11 +358,33 @@ async def test_the_same_answer_counts_its_absurd_fields_again(world: World) -> N
     assert world.counted("unrecognised_values_total", field="value[]") == 2
 
 
-async def test_what_is_not_found_goes_at_once(world: World) -> None:
-    world.break_(answering(404, b'{"error": {"code": "ResourceNotFound", "message": "Gone."}}'))
+GONE = b'{"error": {"code": "ResourceNotFound", "message": "Gone."}}'
+
+
+async def test_one_not_found_keeps_all_that_was_known_and_the_interval(world: World) -> None:
+    upgrades = world.upgrades(world.web)
+    world.break_(answering(404, GONE), times=1)
+    await world.round()
+    samples = world.samples(world.web)
+    assert (samples["up", ""], samples["poll_error", "not_found"]) == (0, 1)
+    assert world.upgrades(world.web) == upgrades
+    assert samples["poll_interval_seconds", ""] == INTERVAL
+    await world.round()
+    assert world.samples(world.web)["up", ""] == 1
+
+
+async def test_a_second_not_found_in_a_row_takes_the_upgrade_and_makes_polls_rarer(
+    world: World, log: pytest.LogCaptureFixture
+) -> None:
+    world.break_(answering(404, GONE))
+    await world.round()
     await world.round()
     samples = world.samples(world.web)
     assert {FAMILY + name for name, _ in samples} == OURS
+    assert [message for _, message, _ in lines(log, world.web)] == [
+        "poll failed",
+        "scale set does not exist, its upgrade is no longer served and it is polled less often",
+    ]
     assert (samples["up", ""], samples["poll_error", "not_found"]) == (0, 1)
     assert samples["poll_interval_seconds", ""] == 4 * INTERVAL
     world.simulator.heal()

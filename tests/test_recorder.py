@@ -123,10 +123,29 @@ async def test_that_polls_go_on_is_written_when_it_is_time_and_at_the_end(world:
 async def test_a_scale_set_that_azure_does_not_find_is_remembered_as_that(world: World):
     world.finds(rolling(1))
     world.fails(Reason.NOT_FOUND, at=5060.0)
+    await world.recorder.note_times()
+    await world.recorder.flush()
+    once = world.known()
+    assert once is not None
+    assert (once.latest, once.failure, once.missing) == (rolling(1), Reason.NOT_FOUND, False)
+    assert after_failure(once, Reason.NOT_FOUND, "", 5120.0).missing
+    world.fails(Reason.NOT_FOUND, at=5120.0)
     await world.recorder.flush()
     known = world.known()
     assert known is not None
     assert (known.history, known.failure, known.latest_seen) == (None, Reason.NOT_FOUND, rolling(1))
+    assert known.missing
+
+
+async def test_another_failure_than_not_found_leaves_nothing_of_a_row_of_those(world: World):
+    world.finds(rolling(1))
+    world.fails(Reason.NOT_FOUND, at=5060.0)
+    world.fails(Reason.FORBIDDEN, at=5120.0)
+    await world.recorder.note_times()
+    await world.recorder.flush()
+    known = world.known()
+    assert known is not None
+    assert (known.latest, known.not_found_polls) == (rolling(1), 0)
 
 
 async def test_what_the_journal_has_counted_is_served_and_only_then(world: World):

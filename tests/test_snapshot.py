@@ -57,11 +57,57 @@ def test_the_digest_of_an_answer_stays_as_long_as_what_it_said():
     assert without_history(known).digest == b""
 
 
-def test_a_scale_set_that_is_gone_leaves_no_history():
-    known = after_failure(after_success(UNKNOWN, history(), 2000.0), Reason.NOT_FOUND, "gone", 2060.0)
-    assert known.history is None
-    assert known.latest is None
+def after_failures(known: Snapshot, *reasons: Reason) -> Snapshot:
+    for number, reason in enumerate(reasons):
+        known = after_failure(known, reason, "no", 2060.0 + number)
+    return known
+
+
+GONE = Reason.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("reasons", "missing"),
+    [
+        ([GONE], False),
+        ([GONE, GONE], True),
+        ([GONE, GONE, GONE], True),
+        ([GONE, Reason.TIMEOUT, GONE], True),
+        ([GONE, Reason.UNREACHABLE, Reason.TIMEOUT, GONE], True),
+        ([GONE, GONE, Reason.TIMEOUT], True),
+        ([GONE, Reason.BAD_REQUEST, GONE], False),
+        ([GONE, Reason.SERVER_ERROR, GONE], False),
+        ([GONE, Reason.THROTTLED, GONE], False),
+        ([GONE, Reason.FORBIDDEN, GONE], False),
+        ([GONE, Reason.UNAUTHORIZED, GONE], False),
+        ([GONE, Reason.MALFORMED, GONE], False),
+        ([Reason.BAD_REQUEST] * 5, False),
+    ],
+    ids=lambda value: " ".join(reason.value for reason in value) if isinstance(value, list) else "",
+)
+def test_two_answers_in_a_row_that_a_scale_set_does_not_exist_take_its_history(
+    reasons: list[Reason], missing: bool
+):
+    known = after_failures(after_success(UNKNOWN, history(), 2000.0), *reasons)
+    assert known.missing is missing
+    assert known.latest == (None if missing else history().latest)
     assert known.last_success == 2000.0
+
+
+def test_a_good_poll_ends_the_row_of_answers_that_a_scale_set_does_not_exist():
+    known = after_failures(after_success(UNKNOWN, history(), 2000.0), GONE)
+    known = after_failures(after_success(known, history(), 2100.0), GONE)
+    assert (known.missing, known.latest) == (False, history().latest)
+
+
+def test_a_pause_does_not_end_the_row_of_answers_that_a_scale_set_does_not_exist():
+    known = after_pause(after_failures(after_success(UNKNOWN, history(), 2000.0), GONE))
+    assert after_failures(known, GONE).missing
+
+
+def test_an_answer_that_is_no_more_not_found_ends_the_absence_but_brings_no_history():
+    known = after_failures(after_success(UNKNOWN, history(), 2000.0), GONE, GONE, Reason.FORBIDDEN)
+    assert (known.missing, known.history) == (False, None)
 
 
 def test_a_pause_is_a_failure_but_no_poll():

@@ -156,7 +156,8 @@ def test_a_good_answer_goes_when_it_is_older_than_max_age_and_polls_fail():
     for target in targets:
         store.write(after_success(store[target.id], History((Upgrade(),)), 1000.0))
     store.write(after_failure(store[failing.id], Reason.TIMEOUT, "", 1010.0))
-    store.write(after_failure(store[gone.id], Reason.NOT_FOUND, "", 1010.0))
+    for at in (1010.0, 1020.0):
+        store.write(after_failure(store[gone.id], Reason.NOT_FOUND, "", at))
     assert store.expire(1100.0, max_age=100.0, at_most=10) is False
     assert store[failing.id].history is not None
     store.expire(1100.5, max_age=100.0, at_most=10)

@@ -512,6 +512,8 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
     message = one_line(f"HTTP {status} {parse_error(body) or response.reason or ''}", MAX_MESSAGE)
     request_id = headers.get("x-ms-request-id", "")
     kind = _BY_STATUS.get(status) or _BY_STATUS_CLASS.get(status // 100, Malformed)
+    if status == HTTPStatus.NOT_FOUND and _is_scale_set_gone(body):
+        kind = NotFound
     if kind is Unauthorized:
         claims = demanded_claims(", ".join(headers.getall("WWW-Authenticate", ())))
         return Unauthorized(message, request_id=request_id, claims=claims)
@@ -524,6 +526,21 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
     return kind(message, request_id=request_id)
 
 
-_BY_STATUS: dict[int, type[PollError]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 429: Throttled}
+def _is_scale_set_gone(body: bytes) -> bool:
+    """Whether a 404 is Resource Manager's word that the scale set or its resource group does not exist.
+
+    A gateway on the way, a subscription that the tenant does not know and a resource type that the cloud does not
+    offer answer 404, too, and say nothing about the scale set.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    error = document.get("error") if isinstance(document, dict) else None
+    return isinstance(error, dict) and error.get("code") in _GONE_CODES
+
+
+_GONE_CODES = ("ResourceNotFound", "ResourceGroupNotFound")
+_BY_STATUS: dict[int, type[PollError]] = {401: Unauthorized, 403: Forbidden, 429: Throttled}
 _BY_STATUS_CLASS: dict[int, type[PollError]] = {4: BadRequest, 5: ServerError}
 """All else, a redirect above all, is no answer to what was asked."""

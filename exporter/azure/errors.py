@@ -51,7 +51,7 @@ class Forbidden(PollError):
 
 
 class NotFound(PollError):
-    """404: Azure knows no such scale set."""
+    """404 ``ResourceNotFound`` or ``ResourceGroupNotFound``: the scale set or its resource group does not exist."""
 
     reason = Reason.NOT_FOUND
 
@@ -68,7 +68,7 @@ class Throttled(PollError):
 
 
 class BadRequest(PollError):
-    """Any other 4xx."""
+    """Any other 4xx, any other 404 included."""
 
     reason = Reason.BAD_REQUEST
 

@@ -35,7 +35,6 @@ from exporter.azure.errors import (
     BadRequest,
     Forbidden,
     Malformed,
-    NotFound,
     PollError,
     ServerError,
     Throttled,
@@ -563,12 +562,44 @@ UNWRAPPED = {"code": "OperationNotAllowed", "message": "Too many.", "details": [
 SAID = "SomeCode: Some message."
 
 
+def not_found(code: object) -> dict[str, object]:
+    return {"error": {"code": code, "message": "It was not found."}}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (not_found("ResourceNotFound"), Reason.NOT_FOUND),
+        (not_found("ResourceGroupNotFound"), Reason.NOT_FOUND),
+        (not_found("SubscriptionNotFound"), Reason.BAD_REQUEST),
+        (not_found("InvalidResourceType"), Reason.BAD_REQUEST),
+        (not_found("NotFound"), Reason.BAD_REQUEST),
+        (not_found(None), Reason.BAD_REQUEST),
+        (not_found(["ResourceNotFound"]), Reason.BAD_REQUEST),
+        ({"code": "ResourceNotFound", "message": "Not in the form of ARM."}, Reason.BAD_REQUEST),
+        ({"error": "ResourceNotFound"}, Reason.BAD_REQUEST),
+        ([not_found("ResourceNotFound")], Reason.BAD_REQUEST),
+        (b"", Reason.BAD_REQUEST),
+        (b"<html><body>404 Not Found: ResourceNotFound</body></html>", Reason.BAD_REQUEST),
+        (b"[" * 50_000, Reason.BAD_REQUEST),
+        (b'\xff{"error": {"code": "ResourceNotFound"}}', Reason.BAD_REQUEST),
+    ],
+    ids=lambda value: str(value)[:60] if not isinstance(value, Reason) else "",
+)
+async def test_only_resource_manager_says_that_a_scale_set_does_not_exist(
+    azure: Azure, body: object, reason: Reason
+) -> None:
+    azure.server.will(http("404 Not Found", body))
+    assert (await azure.failure()).reason is reason
+    assert len(azure.server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "kind", "reason", "text"),
     [
         (http("400 Bad Request", WRAPPED), BadRequest, "bad_request", f"HTTP 400 {SAID}"),
         (http("403 Forbidden", WRAPPED), Forbidden, "forbidden", f"HTTP 403 {SAID}"),
-        (http("404 Not Found", WRAPPED), NotFound, "not_found", f"HTTP 404 {SAID}"),
+        (http("404 Not Found", WRAPPED), BadRequest, "bad_request", f"HTTP 404 {SAID}"),
         (http("405 Method Not Allowed"), BadRequest, "bad_request", "HTTP 405 Method Not Allowed"),
         (http("409 Conflict", WRAPPED), BadRequest, "bad_request", f"HTTP 409 {SAID}"),
         (http("410 Gone", b"gone"), BadRequest, "bad_request", "HTTP 410 Gone"),
