@@ -254,7 +254,7 @@ UPGRADE_FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="azure_vmss_os_upgrade_last_progress_timestamp_seconds",
-        help="When state or counts of the latest OS upgrade were last seen to change, its start until then.",
+        help="When state and counts of the latest OS upgrade were first seen as they are; once it has finished, its end where known.",
         samples=last_progress_timestamp,
     ),
     Family(

@@ -111,6 +111,7 @@ class Upgrade:
     state: UpgradeState = UpgradeState.UNKNOWN
     start: float | None = None
     end: float | None = None
+    """Only of a finished upgrade, and never before its start."""
     progress: Progress | None = None
     error: ApiError | None = None
     started_by: str | None = None
@@ -187,6 +188,16 @@ def parse_time(text: str) -> float | None:
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 _STATES = {state.value: state for state in UpgradeState}
+
+
+def possible_end(state: UpgradeState, start: float | None, end: float | None) -> float | None:
+    """Return ``end`` if it can be true, else ``None``: a finished upgrade has one, and not before its start.
+
+    The example of the reference has a RollingForward upgrade that was completed months before it started.
+    """
+    if end is None or not state.finished or (start is not None and end < start):
+        return None
+    return end
 
 
 def _latest(upgrades: Iterable[Upgrade]) -> Upgrade | None:
@@ -295,10 +306,12 @@ def _upgrade(entry: _Fields) -> Upgrade:
     error = properties.fields("error")
     image = properties.fields("targetImageReference")
     rollback = properties.fields("rollbackInfo")
+    state = UpgradeState.UNKNOWN if status is None else _state(status)
+    start = status and status.time("startTime")
     return Upgrade(
-        state=UpgradeState.UNKNOWN if status is None else _state(status),
-        start=status and status.time("startTime"),
-        end=status and _end(status),
+        state=state,
+        start=start,
+        end=status and _end(status, state, start),
         progress=progress and _progress(progress),
         error=error and _error(error),
         started_by=properties.text("startedBy"),
@@ -317,10 +330,16 @@ def _state(status: _Fields) -> UpgradeState:
     return state
 
 
-def _end(status: _Fields) -> float | None:
-    """Read ``endTime``, as documented, else ``completedTime``, as recorded."""
-    end = status.time("endTime")
-    return status.time("completedTime") if end is None else end
+def _end(status: _Fields, state: UpgradeState, start: float | None) -> float | None:
+    """Read ``endTime``, as documented, else ``completedTime``, as recorded; the first that can be true."""
+    for name in ("endTime", "completedTime"):
+        end = status.time(name)
+        if end is None:
+            continue
+        if possible_end(state, start, end) is not None:
+            return end
+        status.absurd(name)
+    return None
 
 
 def _progress(progress: _Fields) -> Progress:

@@ -23,7 +23,17 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
+from exporter.history import (
+    ApiError,
+    ErrorDetail,
+    History,
+    Image,
+    Progress,
+    Rollback,
+    Upgrade,
+    UpgradeState,
+    possible_end,
+)
 from exporter.journal_file import Connection, Writable, readable
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import NOT_FOUND_POLLS, Finished, Reason, Snapshot
@@ -140,17 +150,19 @@ class Reader:
         if row is None:
             return None
         number, found, last_progress, last_poll, last_success, failure, failure_message = row
-        upgrades = db.execute(
-            "SELECT facts FROM upgrades WHERE scale_set = ? AND place IS NOT NULL ORDER BY place", (number,)
+        rows = db.execute(
+            "SELECT facts, first_seen FROM upgrades WHERE scale_set = ? AND place IS NOT NULL ORDER BY place",
+            (number,),
         )
-        history = History(tuple(_from_json(facts) for (facts,) in upgrades))
+        upgrades = tuple((_from_json(facts), first_seen) for facts, first_seen in rows)
+        history = History(tuple(upgrade for upgrade, _ in upgrades))
         return Snapshot(
             scale_set,
             scale_set.interval,
             history=history if found else None,
             last_poll=last_poll,
             last_success=last_success,
-            last_progress=last_progress,
+            last_progress=_last_progress(history.latest, upgrades, last_progress),
             latest_seen=history.latest,
             failure=None if failure is None else Reason(failure),
             failure_message=failure_message,
@@ -170,13 +182,14 @@ class Reader:
         for _, group in groupby(rows, key=lambda row: row[0]):
             first, *others = group
             _, subscription_id, resource_group, name, first_seen, facts = first[:6]
+            upgrade = _from_json(facts)
             yield Recorded(
                 subscription_id,
                 resource_group,
                 name,
                 first_seen,
-                _from_json(facts),
-                tuple(_to_change(*row[6:]) for row in (first, *others)),
+                upgrade,
+                tuple(_to_change(upgrade.start, *row[6:]) for row in (first, *others)),
             )
 
 
@@ -279,6 +292,18 @@ def _not_found_polls(failure: str | None, *, found: bool) -> int:
     return 1 if found else NOT_FOUND_POLLS
 
 
+def _last_progress(
+    latest: Upgrade | None, upgrades: Iterable[tuple[Upgrade, float]], written: float | None
+) -> float | None:
+    """Return when the latest upgrade was first seen as it is, or its end; earlier versions wrote its start."""
+    if latest is None:
+        return None
+    if latest.end is not None:
+        return latest.end
+    first_seen = (seen for upgrade, seen in upgrades if upgrade is latest)
+    return next(first_seen) if written == latest.start else written
+
+
 def _change(upgrade: Upgrade) -> tuple[float | str | None, ...]:
     """Return the values of ``_CHANGE``."""
     progress = upgrade.progress or Progress()
@@ -298,11 +323,12 @@ def _change(upgrade: Upgrade) -> tuple[float | str | None, ...]:
     )
 
 
-def _to_change(seen: float, state: str, end: float | None, *rest: Any) -> Change:
+def _to_change(start: float | None, seen: float, code: str, end: float | None, *rest: Any) -> Change:
+    state = UpgradeState(code)
     return Change(
         seen,
-        UpgradeState(state),
-        end,
+        state,
+        possible_end(state, start, end),
         Progress(*rest[:4]),
         Rollback(*rest[4:6]),
         error_code=rest[6],
@@ -325,10 +351,11 @@ def _given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _from_json(text: str) -> Upgrade:
     facts = json.loads(text)
     rollback = facts.get("rollback")
+    state, start = UpgradeState(facts["state"]), facts.get("start")
     return Upgrade(
-        state=UpgradeState(facts["state"]),
-        start=facts.get("start"),
-        end=facts.get("end"),
+        state=state,
+        start=start,
+        end=possible_end(state, start, facts.get("end")),  # earlier versions wrote whatever Azure sent
         progress=Progress(**facts["progress"]) if "progress" in facts else None,
         error=_error(facts.get("error")),
         started_by=_shared(facts.get("started_by")),

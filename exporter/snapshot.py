@@ -7,7 +7,7 @@ metrics or storage. Times are seconds since the epoch.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from exporter.history import History, Upgrade, UpgradeState
+from exporter.history import History, Progress, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 
 NOT_FOUND_POLLS = 2
@@ -52,7 +52,8 @@ class Snapshot:
     last_success_steady: float | None = None
     """The same by a clock that is never stepped: the age of ``history`` is counted by it."""
     last_progress: float | None = None
-    """When state or counts of ``latest_seen`` were last seen to change; its start until then."""
+    """When state and counts of ``latest_seen`` were first seen as they are, by this process or by the journal; of a
+    finished upgrade its end, where that is known."""
     latest_seen: Upgrade | None = None
     """The latest upgrade of the last good answer, kept after ``history`` goes: an outage is no progress."""
     failure: Reason | None = None
@@ -162,11 +163,20 @@ def after_restart(
 
 
 def _last_progress(before: Snapshot, latest: Upgrade | None, now: float) -> float | None:
+    """Return when state and counts of ``latest`` were first seen as they are, or its end.
+
+    The start of an upgrade is never progress: a process that starts in the middle of a healthy upgrade would report
+    an upgrade that has been stuck since its start.
+    """
     if latest is None:
         return None
+    if latest.state.finished and latest.end is not None:
+        return latest.end
     previous = before.latest_seen
-    if previous is None or previous.start != latest.start:
-        return latest.start
-    if (previous.state, previous.progress) != (latest.state, latest.progress):
+    if previous is None or _progress_of(previous) != _progress_of(latest):
         return now
     return before.last_progress
+
+
+def _progress_of(upgrade: Upgrade) -> tuple[float | None, UpgradeState, Progress | None]:
+    return upgrade.start, upgrade.state, upgrade.progress

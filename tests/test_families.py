@@ -176,7 +176,7 @@ def by(label: str, value: str) -> str:
         (
             "last_progress_timestamp_seconds",
             good(FAULTED),
-            [f"last_progress_timestamp_seconds{{{ID}}} 1000.25"],
+            [f"last_progress_timestamp_seconds{{{ID}}} 2000.5"],
         ),
         ("info", good(), []),
         (

@@ -96,7 +96,6 @@ def test_the_full_example_of_the_reference_is_read_whole():
             Upgrade(
                 state=UpgradeState.ROLLING_FORWARD,
                 start=1521965322.1334563,
-                end=1521965442.1334563,
                 progress=Progress(successful=16, failed=0, in_progress=4, pending=0),
                 error=ApiError(
                     code="InternalExecutionError",
@@ -124,7 +123,8 @@ def test_the_full_example_of_the_reference_is_read_whole():
                 ),
                 location="westus",
             ),
-        )
+        ),
+        unrecognised=("properties.runningStatus.endTime",),  # an active upgrade has no end
     )
 
 
@@ -240,7 +240,41 @@ def test_a_time_is_read_to_its_last_digit_or_not_at_all(text: str, seconds: floa
 def test_the_end_is_end_time_as_documented_else_completed_time_as_recorded(
     fields: dict[str, object], end: float | None
 ):
-    assert parsed(status(**fields)).upgrades[0].end == end
+    assert parsed(status(code="Completed", **fields)).upgrades[0].end == end
+
+
+NOON, LATER = "2024-01-01T12:00:00Z", "2024-01-01T13:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end", "unrecognised"),
+    [
+        (
+            {"code": "RollingForward", "startTime": "2020-06-16T10:00:30Z", "completedTime": "2018-03-01T00:00:00Z"},
+            None,
+            ["completedTime"],
+        ),
+        ({"code": "RollingForward", "startTime": NOON, "endTime": LATER}, None, ["endTime"]),
+        ({"code": "RollingBack", "startTime": NOON, "endTime": LATER}, None, ["endTime"]),
+        ({"code": "RollingBack", "endTime": LATER, "completedTime": LATER}, None, ["endTime", "completedTime"]),
+        ({"startTime": NOON, "endTime": LATER}, None, ["endTime"]),
+        ({"code": "Paused", "startTime": NOON, "endTime": LATER}, None, ["code", "endTime"]),
+        ({"code": "Completed", "startTime": LATER, "endTime": NOON}, None, ["endTime"]),
+        ({"code": "Faulted", "startTime": LATER, "completedTime": NOON}, None, ["completedTime"]),
+        ({"code": "Completed", "startTime": NOON, "endTime": "2024-01-01T11:00:00Z", "completedTime": LATER},
+         1704114000.0, ["endTime"]),
+        ({"code": "Faulted", "startTime": NOON, "endTime": NOON}, 1704110400.0, []),
+        ({"code": "Cancelled", "endTime": NOON}, 1704110400.0, []),
+        ({"code": "Completed", "startTime": "soon", "endTime": NOON}, 1704110400.0, ["startTime"]),
+    ],
+)  # fmt: skip
+def test_an_end_is_only_of_a_finished_upgrade_and_not_before_its_start(
+    fields: dict[str, object], end: float | None, unrecognised: list[str]
+):
+    """The first is of the example page of "Get OS Upgrade History": an active upgrade that was completed before."""
+    history = parsed(status(**fields))
+    assert history.upgrades[0].end == end
+    assert history.unrecognised == tuple(f"properties.runningStatus.{name}" for name in unrecognised)
 
 
 @pytest.mark.parametrize(

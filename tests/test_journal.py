@@ -17,7 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import journal_file as module
-from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
+from exporter.history import (
+    ApiError,
+    ErrorDetail,
+    History,
+    Image,
+    Progress,
+    Rollback,
+    Upgrade,
+    UpgradeState,
+    possible_end,
+)
 from exporter.journal import Change, Journal, Recorded, reading
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot, after_failure, after_success
@@ -75,7 +85,7 @@ UPGRADE = st.builds(
     image=st.none() | st.builds(Image, *[LABEL] * 8),
     rollback=st.none() | st.builds(Rollback, NUMBER, NUMBER, st.none() | ERROR),
     location=LABEL,
-)
+).map(lambda each: replace(each, end=possible_end(each.state, each.start, each.end)))
 HISTORY = st.lists(UPGRADE, max_size=4).map(lambda upgrades: History(tuple(upgrades)))
 FAILURE = st.none() | st.tuples(st.sampled_from(Reason), TEXT)
 
@@ -370,7 +380,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date_and_nothing_is_lost(path: 
         history=History((upgrade,)),
         last_poll=5000.0,
         last_success=4900.0,
-        last_progress=1000.5,
+        last_progress=2000.5,
         latest_seen=upgrade,
         failure=Reason.TIMEOUT,
         failure_message="slow",
@@ -381,6 +391,24 @@ def test_a_journal_of_version_1_is_brought_up_to_date_and_nothing_is_lost(path: 
     assert recorded(path) == (Recorded("S", "RG", "Web", 4000.0, upgrade, (change,)),)
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (len(module.MIGRATIONS),)
+
+
+@pytest.mark.parametrize(
+    ("written", "last_progress"),
+    [(1000.5, 4000.0), (4500.0, 4500.0)],
+    ids=["the start, as before", "when the counts were first seen as they are"],
+)
+def test_an_active_upgrade_of_an_earlier_version_has_no_end_and_its_start_is_no_progress(
+    path: Path, written: float, last_progress: float
+):
+    database(path, VERSION_1.replace("Faulted", "RollingForward").replace("1, 1000.5);", f"1, {written});"))
+    Journal(path).close()
+    snapshot = known(path)
+    assert snapshot is not None
+    assert (snapshot.latest and snapshot.latest.end) is None
+    assert snapshot.last_progress == last_progress
+    (upgrade,) = recorded(path)
+    assert (upgrade.upgrade.end, [change.end for change in upgrade.changes]) == (None, [None])
 
 
 def test_each_change_of_the_schema_is_made_once_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -261,7 +261,9 @@ FAILURES = [
     pytest.param(answering(410), "bad_request", id="410"),
     pytest.param(answering(404), "bad_request", id="404 without a body"),
     pytest.param(answering(404, b"<h1>Not Found</h1>"), "bad_request", id="404 of a gateway"),
-    pytest.param(answering(404, b'{"error": {"code": "SubscriptionNotFound"}}'), "bad_request", id="404 else"),
+    pytest.param(
+        answering(404, b'{"error": {"code": "SubscriptionNotFound"}}'), "bad_request", id="404 else"
+    ),
     pytest.param(answering(404, b'{"error": {"code": "ResourceNotFound"}}'), "not_found", id="404"),
     pytest.param(answering(500), "server_error", id="500"),
     pytest.param(answering(502, b"<html>", {"Content-Type": "text/html"}), "server_error", id="502"),

@@ -21,9 +21,12 @@ START = 1000.0
 
 
 def history(
-    state: UpgradeState = UpgradeState.ROLLING_FORWARD, pending: int = 9, start: float = START
+    state: UpgradeState = UpgradeState.ROLLING_FORWARD,
+    pending: int = 9,
+    start: float | None = START,
+    end: float | None = None,
 ) -> History:
-    return History((Upgrade(state=state, start=start, progress=Progress(pending=pending)),))
+    return History((Upgrade(state=state, start=start, end=end, progress=Progress(pending=pending)),))
 
 
 def test_nothing_is_known_before_the_first_poll():
@@ -34,7 +37,7 @@ def test_a_good_poll_brings_history_and_timestamps():
     known = after_success(UNKNOWN, history(), now=2000.0)
     assert known.polled
     assert known.latest == history().latest
-    assert (known.last_poll, known.last_success, known.last_progress) == (2000.0, 2000.0, START)
+    assert (known.last_poll, known.last_success, known.last_progress) == (2000.0, 2000.0, 2000.0)
     assert known.failure is None
 
 
@@ -118,17 +121,38 @@ def test_a_pause_is_a_failure_but_no_poll():
 
 
 @pytest.mark.parametrize(
-    ("second", "progress"),
+    ("first", "progress"),
     [
-        (history(), START),
-        (history(pending=8), 2060.0),
-        (history(UpgradeState.COMPLETED), 2060.0),
-        (history(start=2030.0), 2030.0),
+        (history(), 2000.0),
+        (history(start=None), 2000.0),
+        (history(UpgradeState.COMPLETED), 2000.0),
+        (history(UpgradeState.FAULTED, end=1500.0), 1500.0),
         (History(), None),
     ],
-    ids=["the same", "other counts", "another state", "another upgrade", "none any more"],
+    ids=["active", "without a start", "finished at an unknown time", "finished", "never upgraded"],
 )
-def test_progress_is_when_state_or_counts_were_seen_to_change(second: History, progress: float | None):
+def test_an_upgrade_at_first_sight_has_made_progress_now_or_ended_and_never_when_it_started(
+    first: History, progress: float | None
+):
+    assert after_success(UNKNOWN, first, now=2000.0).last_progress == progress
+
+
+@pytest.mark.parametrize(
+    ("second", "progress"),
+    [
+        (history(), 2000.0),
+        (history(pending=8), 2060.0),
+        (History((Upgrade(UpgradeState.ROLLING_FORWARD, START),)), 2060.0),
+        (history(UpgradeState.COMPLETED), 2060.0),
+        (history(UpgradeState.COMPLETED, end=2030.0), 2030.0),
+        (history(start=2030.0), 2060.0),
+        (History(), None),
+    ],
+    ids=["the same", "other counts", "no counts", "another state", "ended", "another upgrade", "no upgrade"],
+)
+def test_progress_is_when_state_and_counts_were_first_seen_as_they_are(
+    second: History, progress: float | None
+):
     known = after_success(after_success(UNKNOWN, history(), 2000.0), second, 2060.0)
     assert known.last_progress == progress
 
@@ -145,9 +169,10 @@ def test_what_the_journal_knows_is_served_as_it_was_until_it_is_too_old():
     assert after_restart(known, 2100.0, max_age=100.0) == known
     late = after_restart(known, 2100.5, max_age=100.0)
     assert (late.polled, late.history, late.last_poll, late.last_success) == (False, None, None, None)
-    assert (late.latest_seen, late.last_progress, late.finished) == (history().latest, START, ())
+    assert (late.latest_seen, late.last_progress, late.finished) == (history().latest, 2000.0, ())
     assert (late.scale_set, late.interval) == (known.scale_set, known.interval)
     assert after_success(late, history(pending=8), 3000.0).last_progress == 3000.0
+    assert after_success(late, history(), 3000.0).last_progress == 2000.0
 
 
 @pytest.mark.parametrize(

@@ -267,19 +267,8 @@ class World:
 
 
 def comparable(samples: Samples) -> Samples:
-    """Return what can be compared with what Azure knows: that all is ``up`` and there is no ``poll_error``, too.
-
-    When progress was last seen, and Azure's clock is put back, is the exporter's to say: whatever is from the upgrade's
-    start to now counts as that start.
-    """
-    shown, now = {}, time()
-    for (name, labels), value in about_scale_sets(samples).items():
-        if name.endswith("last_progress_timestamp_seconds"):
-            start = samples.get(("azure_vmss_os_upgrade_start_timestamp_seconds", labels), now)
-            shown[name, labels] = start if start <= value <= now else value
-        elif name != COUNTED:
-            shown[name, labels] = value
-    return shown
+    """Return what can be compared with what Azure knows: that all is ``up`` and there is no ``poll_error``, too."""
+    return {key: value for key, value in about_scale_sets(samples).items() if key[0] != COUNTED}
 
 
 def stale(samples: Samples, since: float) -> list[str]:

@@ -72,13 +72,20 @@ def samples(**values: float) -> Samples:
     return {(f"azure_vmss_os_upgrade_{name}", web): value for name, value in values.items()}
 
 
-def test_progress_may_have_been_seen_from_the_start_of_the_upgrade_to_now_and_counts_as_the_start_then():
+def test_progress_of_an_active_upgrade_may_have_been_seen_from_its_start_to_now_and_counts_as_the_start_then():
     start, now = 1000.0, time()
     true = samples(start_timestamp_seconds=start, last_progress_timestamp_seconds=start)
     for seen, as_true in ((start, True), (now - 1, True), (start - 1, False), (now + 60, False)):
         shown = samples(start_timestamp_seconds=start, last_progress_timestamp_seconds=seen)
         assert (comparable(shown) == true) is as_true
     assert comparable(samples(last_progress_timestamp_seconds=start)) != {}
+
+
+def test_progress_of_a_finished_upgrade_is_its_end():
+    times = {"start_timestamp_seconds": 1000.0, "end_timestamp_seconds": 2000.0}
+    true = samples(**times, last_progress_timestamp_seconds=2000.0)
+    assert comparable(true) == true
+    assert comparable(samples(**times, last_progress_timestamp_seconds=1500.0)) != true
 
 
 def test_what_polls_say_of_themselves_is_compared_and_what_the_journal_counts_is_not():
