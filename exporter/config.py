@@ -4,7 +4,7 @@ Knows nothing of Azure's answers, schedules or metrics, and opens no file but th
 """
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from exporter.azure.clouds import CLOUDS, Cloud
 from exporter.document import Document, Fault, Location, Yaml, shown
 from exporter.duration import A_DURATION, format_duration, parse_duration
+from exporter.label_limits import MAX_NAME_LENGTH, MAX_OWN_LABELS, MAX_VALUE_BYTES, is_label_value
 from exporter.scale_set import ScaleSet
 from exporter.settings import ConfigError, File, Section, Text, Truth, in_our_words, must_be, read, validated
 
@@ -34,6 +35,12 @@ __all__ = ["Config", "ConfigError", "load"]
 
 
 _Key = TypeVar("_Key", bound=str)
+_Value = TypeVar("_Value", bound=str)
+_Labels = TypeVar("_Labels", bound=Collection[str])
+LABEL_PREFIX: Final = "label_"
+"""Begins the names of labels that the configuration gives a scale set."""
+TAG_PREFIX: Final = "tag_"
+"""Begins the names of labels that tags in Azure become."""
 
 
 def _seconds(given: object) -> object:
@@ -73,6 +80,20 @@ def _url(url: str) -> str:
     return url
 
 
+def _label_value(given: str) -> str:
+    if not is_label_value(given):
+        raise ValueError(f"must be at most {MAX_VALUE_BYTES} bytes long in UTF-8, not {len(given.encode())}")
+    return given
+
+
+def _not_too_many(labels: _Labels) -> _Labels:
+    if len(labels) > MAX_OWN_LABELS:
+        raise ValueError(
+            f"must be at most {MAX_OWN_LABELS} labels, not {len(labels)}: a series has room for 63"
+        )
+    return labels
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
@@ -83,7 +104,7 @@ def _is_loopback(host: str) -> bool:
 Duration = Annotated[
     float, Field(gt=0), must_be(A_DURATION), BeforeValidator(_seconds), PlainSerializer(format_duration)
 ]
-Table = Annotated[Mapping[_Key, Text], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+Table = Annotated[Mapping[_Key, _Value], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 Pattern = Annotated[
     re.Pattern[str],
     must_be("a regular expression"),
@@ -99,7 +120,17 @@ SubscriptionId = Annotated[
     must_be("a UUID such as 00000000-0000-0000-0000-000000000000"),
 ]
 EntraId = Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]+$"), must_be("a UUID or domain name")]
-LabelName = Annotated[str, Field(pattern=r"^[0-9A-Za-z_]+$"), must_be("letters, digits and underscores")]
+LabelName = Annotated[
+    str,
+    Field(pattern=r"^[0-9A-Za-z_]+$", max_length=MAX_NAME_LENGTH - len(LABEL_PREFIX)),
+    must_be(f"letters, digits and underscores, at most {MAX_NAME_LENGTH - len(LABEL_PREFIX)} of them"),
+]
+LabelValue = Annotated[Text, AfterValidator(_label_value)]
+TagName = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME_LENGTH - len(TAG_PREFIX)),
+    must_be(f"the name of a tag, at most {MAX_NAME_LENGTH - len(TAG_PREFIX)} characters long"),
+]
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
 AzureName = Annotated[
     str,
@@ -218,7 +249,7 @@ class NamedScaleSet(Section):
     name: AzureName
     interval: Duration | None = None
     """Seconds between two polls at rest; None: ``polling.interval``."""
-    labels: Table[LabelName] = {}  # noqa: RUF012 - pydantic copies it
+    labels: Annotated[Table[LabelName, LabelValue], AfterValidator(_not_too_many)] = {}  # noqa: RUF012 - pydantic copies it
     """Become ``label_*`` of ``azure_vmss_os_upgrade_scale_set_info``."""
 
 
@@ -229,17 +260,17 @@ class Discovery(Section):
     """Seconds between two searches."""
     resource_groups: tuple[Pattern, ...] = ()
     """One of these matches the whole resource group (``fullmatch``), in any case; empty: every group."""
-    tags: Table[Text] = {}  # noqa: RUF012 - pydantic copies it
+    tags: Table[Text, Text] = {}  # noqa: RUF012 - pydantic copies it
     """It bears all of these tags with these values."""
     only_automatic_upgrade: Truth = True
     """Azure upgrades it by itself (``enableAutomaticOSUpgrade``)."""
-    tag_labels: tuple[Text, ...] = ()
+    tag_labels: Annotated[tuple[TagName, ...], AfterValidator(_not_too_many)] = ()
     """Not a condition: the tags that become ``tag_*`` of ``azure_vmss_os_upgrade_scale_set_info``."""
 
 
 def tag_label(tag: str) -> str:
     """Return the name of the label that a tag becomes: ``tag_cost_center`` for ``cost-center``."""
-    return "tag_" + re.sub(r"[^0-9A-Za-z_]", "_", tag)
+    return TAG_PREFIX + re.sub(r"[^0-9A-Za-z_]", "_", tag)
 
 
 class Subscription(Section):
@@ -280,7 +311,7 @@ class Config(Section):
                 resource_group=named.resource_group,
                 name=named.name,
                 interval=named.interval or self.polling.interval,
-                labels=tuple(sorted((f"label_{name}", text) for name, text in named.labels.items())),
+                labels=tuple(sorted((LABEL_PREFIX + name, text) for name, text in named.labels.items())),
             )
             for subscription in self.subscriptions
             for named in subscription.scale_sets

@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TypeGuard
 
 from exporter.azure.budget import Account, Meter, Unmetered
 from exporter.azure.client import Answer, Client
 from exporter.azure.errors import BadRequest, Forbidden, Malformed, NotFound, Throttled
 from exporter.config import Discovery, tag_label
-from exporter.history import MAX_TEXT
+from exporter.label_limits import is_label_value
 from exporter.log import fields
 from exporter.scale_set import ScaleSet, Source
 from exporter.telemetry import Telemetry
@@ -63,13 +62,13 @@ def parse_rows(rows: Iterable[object], subscription_id: str) -> tuple[tuple[Foun
         if not isinstance(automatic, bool | None):
             unrecognised.append("upgradePolicy.automaticOSUpgradePolicy.enableAutomaticOSUpgrade")
         location = _get(row, "location")
-        if location is not None and not _is_text(location):
+        if location is not None and not is_label_value(location):
             unrecognised.append("location")
         found[group.lower(), name.lower()] = Found(
             subscription_id=subscription_id,
             resource_group=group,
             name=name,
-            location=location if _is_text(location) else "",
+            location=location if is_label_value(location) else "",
             tags=_tags(_get(row, "tags"), unrecognised),
             automatic_upgrade=automatic is True,
         )
@@ -94,20 +93,11 @@ def _tags(given: object, unrecognised: list[str]) -> tuple[tuple[str, str], ...]
     if not isinstance(given, dict):
         unrecognised.append("tags")
         return ()
-    tags = tuple((name, value) for name, value in given.items() if _is_text(name) and _is_text(value))
+    tags = tuple(
+        (name, value) for name, value in given.items() if is_label_value(name) and is_label_value(value)
+    )
     unrecognised += ["tags[]"] * (len(given) - len(tags))
     return tags
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it may become a label: short enough, and UTF-8 can say it, as JSON can escape half a surrogate pair."""
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def select(found: Iterable[Found], discovery: Discovery, interval: float) -> tuple[ScaleSet, ...]:

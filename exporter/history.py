@@ -16,9 +16,9 @@ from datetime import datetime
 from enum import Enum
 from typing import final
 
+from exporter.label_limits import is_label_value
+
 MAX_INT32 = 2**31 - 1
-MAX_TEXT = 2048
-"""Characters of a text that may become a label; Azure's longest, a gallery image's id, has about 400."""
 MAX_MESSAGE = 4096
 """Characters kept of a message."""
 MAX_DETAILS = 1000
@@ -226,11 +226,11 @@ class _Fields:
         self._unrecognised.append(self._path + name)
 
     def text(self, name: str) -> str | None:
-        """Read a text that may become a label: short enough, and UTF-8 can say it."""
+        """Read a text that may become a label value; one that may not is absurd. Azure's longest has about 400 bytes."""
         value = self._object.get(name)
         if value is None:
             return None
-        if isinstance(value, str) and len(value) <= MAX_TEXT and (value.isascii() or _encodable(value)):
+        if is_label_value(value):
             return sys.intern(value)  # a fleet repeats the same few texts thousands of times
         self.absurd(name)
         return None
@@ -283,15 +283,6 @@ class _Fields:
             self.absurd(f"{name}[]")
         path = f"{self._path}{name}[]."
         return [_Fields(entry, path, self._unrecognised) for entry in entries if isinstance(entry, dict)]
-
-
-def _encodable(text: str) -> bool:
-    """Whether UTF-8 can say it: JSON can escape half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _upgrade(entry: _Fields) -> Upgrade:

@@ -35,6 +35,7 @@ from exporter.history import (
     possible_end,
 )
 from exporter.journal_file import Connection, Writable, readable
+from exporter.label_limits import is_label_value
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import NOT_FOUND_POLLS, Finished, Reason, Snapshot
 
@@ -282,7 +283,9 @@ def _poll(snapshot: Snapshot) -> tuple[float | str | None, ...]:
 
 def _finished(db: Connection, scale_set: int) -> Finished:
     rows = db.execute("SELECT state, started_by, upgrades FROM counts WHERE scale_set = ?", (scale_set,))
-    return tuple((UpgradeState(state), intern(started_by), number) for state, started_by, number in rows)
+    return tuple(
+        (UpgradeState(state), _label(started_by) or "", number) for state, started_by, number in rows
+    )
 
 
 def _not_found_polls(failure: str | None, *, found: bool) -> int:
@@ -358,22 +361,29 @@ def _from_json(text: str) -> Upgrade:
         end=possible_end(state, start, facts.get("end")),  # earlier versions wrote whatever Azure sent
         progress=Progress(**facts["progress"]) if "progress" in facts else None,
         error=_error(facts.get("error")),
-        started_by=_shared(facts.get("started_by")),
-        image=Image(**{name: intern(text) for name, text in facts["image"].items()})
+        started_by=_label(facts.get("started_by")),
+        image=Image(**{name: _label(text) for name, text in facts["image"].items()})
         if "image" in facts
         else None,
         rollback=None
         if rollback is None
         else Rollback(**rollback | {"error": _error(rollback.get("error"))}),
-        location=_shared(facts.get("location")),
+        location=_label(facts.get("location")),
     )
 
 
 def _error(facts: dict[str, Any] | None) -> ApiError | None:
     if facts is None:
         return None
-    return ApiError(**facts | {"details": tuple(ErrorDetail(**detail) for detail in facts["details"])})
+    details = tuple(ErrorDetail(**_with_labels(detail, "code", "target")) for detail in facts["details"])
+    return ApiError(**_with_labels(facts, "code", "target", "exception_type") | {"details": details})
 
 
-def _shared(text: str | None) -> str | None:
-    return text and intern(text)  # a fleet repeats the same few texts thousands of times
+def _with_labels(facts: dict[str, Any], *names: str) -> dict[str, Any]:
+    return facts | {name: _label(facts[name]) for name in names if name in facts}
+
+
+def _label(text: str | None) -> str | None:
+    """Return a text that may become a label value; earlier versions wrote longer ones."""
+    # A fleet repeats the same few texts thousands of times.
+    return intern(text) if text is not None and is_label_value(text) else None

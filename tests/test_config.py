@@ -316,6 +316,80 @@ def test_what_is_no_configuration_at_all_has_one_fault(written: Write, text: str
     assert faults_of(written(text)) == [fault]
 
 
+LONGEST_NAME = "x" * 505
+LABELLED = f"""
+subscriptions:
+  - id: {ID}
+    scale_sets:
+      - resource_group: rg-web
+        name: web
+        labels:
+"""
+TAGGED = f"""
+subscriptions:
+  - id: {ID}
+    discovery:
+      tag_labels:
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LABELLED}          team: {'x' * 1023}\n",
+        f"{LABELLED}          team: {'é' * 511}\n",
+        f"{LABELLED}          {LONGEST_NAME}: a\n",
+        LABELLED + "".join(f"          label{number}: a\n" for number in range(40)),
+        f"{TAGGED}        - {'x' * 507}\n",
+        TAGGED + "".join(f"        - tag{number}\n" for number in range(40)),
+    ],
+)
+def test_labels_that_every_prometheus_takes_are_accepted(written: Write, text: str) -> None:
+    load(written(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            f"{LABELLED}          team: {'x' * 1024}\n",
+            "7: subscriptions[0].scale_sets[0].labels.team: must be at most 1023 bytes long in UTF-8, not 1024",
+        ),
+        (
+            f"{LABELLED}          app: a\n          team: {'é' * 512}\n",
+            "8: subscriptions[0].scale_sets[0].labels.team: must be at most 1023 bytes long in UTF-8, not 1024",
+        ),
+        (
+            f"{LABELLED}          {LONGEST_NAME}x: a\n",
+            (
+                f"7: subscriptions[0].scale_sets[0].labels.{LONGEST_NAME}x: must be letters, digits and underscores,"
+                f' at most 505 of them, not "{"x" * 59}…"'
+            ),
+        ),
+        (
+            LABELLED + "".join(f"          label{number}: a\n" for number in range(41)),
+            "6: subscriptions[0].scale_sets[0].labels: must be at most 40 labels, not 41: a series has room for 63",
+        ),
+        (
+            f"{TAGGED}        - team\n        - {'x' * 508}\n",
+            (
+                "6: subscriptions[0].discovery.tag_labels[1]: must be the name of a tag, at most 507 characters long,"
+                f' not "{"x" * 59}…"'
+            ),
+        ),
+        (
+            TAGGED + "".join(f"        - tag{number}\n" for number in range(41)),
+            "4: subscriptions[0].discovery.tag_labels: must be at most 40 labels, not 41: a series has room for 63",
+        ),
+    ],
+)
+def test_a_label_that_some_prometheus_would_refuse_is_refused_with_its_line(
+    written: Write, text: str, fault: str
+) -> None:
+    """Azure Managed Prometheus drops a whole scrape for one such label."""
+    assert faults_of(written(text.lstrip("\n"))) == [f"config.yaml:{fault}"]
+
+
 def test_a_file_that_cannot_be_read_is_no_fault_of_the_configuration(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "config.yaml")

@@ -511,3 +511,12 @@ def test_the_lines_of_upgrades_are_rendered_anew_when_they_may_differ(
 ):
     before = good(COMPLETED)
     assert upgrades_differ(before, replace(before, **change)) is may_differ
+
+
+@pytest.mark.parametrize("family", FAMILIES + JOURNAL_FAMILIES, ids=lambda family: family.name)
+def test_a_series_leaves_room_for_the_labels_of_the_scraper(family: Family):
+    own = 40 if family.own_labels else 0
+    kept_free_for_orchestration_mode = 1 if family.own_labels else 0
+    labels = ("__name__", *IDENTITY, *family.labels)
+    assert len(labels) + own + kept_free_for_orchestration_mode + 16 <= 63
+    assert max(map(len, (family.name, *labels))) <= 511

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from exporter.history import (
     MAX_DETAILS,
     MAX_MESSAGE,
-    MAX_TEXT,
     ApiError,
     ErrorDetail,
     History,
@@ -304,7 +303,12 @@ def test_an_absurd_count_is_absent_and_the_rest_is_kept(sent: object):
         (status(startTime=12), ("properties.runningStatus.startTime",)),
         (status(endTime="late"), ("properties.runningStatus.endTime",)),
         (properties(startedBy={}), ("properties.startedBy",)),
-        (properties(startedBy="x" * (MAX_TEXT + 1)), ("properties.startedBy",)),
+        (properties(startedBy="x" * 1024), ("properties.startedBy",)),
+        (properties(startedBy="é" * 512), ("properties.startedBy",)),
+        ({"value": [{"location": "x" * 1024}]}, ("location",)),
+        (properties(error={"code": "x" * 1024}), ("properties.error.code",)),
+        (properties(error={"target": "x" * 1024}), ("properties.error.target",)),
+        (properties(targetImageReference={"id": "x" * 1024}), ("properties.targetImageReference.id",)),
         (properties(startedBy="\ud800"), ("properties.startedBy",)),
         (properties(error={"details": {}}), ("properties.error.details",)),
         (properties(error={"details": [1]}), ("properties.error.details[]",)),
@@ -350,7 +354,7 @@ def test_the_location_is_read_under_the_name_that_one_page_shows_too():
 
 
 def test_a_text_may_be_as_long_as_allowed_and_in_any_script():
-    for text in ("x" * MAX_TEXT, "Ünïcode", "更新"):
+    for text in ("x" * 1023, "é" * 511, "更" * 341, "Ünïcode", "更新"):
         history = parsed(properties(startedBy=text))
         assert (history.upgrades[0].started_by, history.unrecognised) == (text, ())
 

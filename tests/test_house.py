@@ -24,7 +24,7 @@ LAYERS = (
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},
     {"azure.clouds", "azure.proxy", "basic_auth", "connections", "duration", "plan", "settings", "snapshot"},
     {"address", "document", "history", "journal_file", "log", "pace", "wall_clock"},
-    {"scale_set"},
+    {"label_limits", "scale_set"},
 )
 """Who stands higher may import who stands lower, and nobody else."""
 

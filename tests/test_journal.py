@@ -411,6 +411,28 @@ def test_an_active_upgrade_of_an_earlier_version_has_no_end_and_its_start_is_no_
     assert (upgrade.upgrade.end, [change.end for change in upgrade.changes]) == (None, [None])
 
 
+def test_a_text_of_an_earlier_version_that_is_too_long_for_a_label_is_absent(path: Path):
+    database(path, VERSION_1.replace('"x"', f'"{"x" * 1024}"').replace("'Platform', 4", f"'{'P' * 1024}', 4"))
+    Journal(path).close()
+    snapshot = known(path)
+    assert snapshot is not None
+    assert snapshot.latest is not None
+    assert snapshot.latest.image == Image()
+    assert snapshot.finished == ((FAULTED, "", 4),)
+    for field in ('"code":"E"', '"code":"R"'):
+        database(path.with_name(f"{field[8]}.sqlite"), VERSION_1.replace(field, f'"code":"{"x" * 1024}"'))
+    for name, shown in (("E", (None, "R")), ("R", ("E", None))):
+        snapshot = known(path.with_name(f"{name}.sqlite"))
+        assert snapshot is not None
+        latest = snapshot.latest
+        assert latest is not None
+        rollback = latest.rollback
+        assert (
+            latest.error and latest.error.code,
+            rollback and rollback.error and rollback.error.code,
+        ) == shown
+
+
 def test_each_change_of_the_schema_is_made_once_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch):
     write(path, polled(upgrade(1.0)))
     further = ("ALTER TABLE polls ADD COLUMN first REAL", "UPDATE polls SET first = last_poll")
