@@ -122,18 +122,26 @@ def select(found: Iterable[Found], discovery: Discovery, interval: float) -> tup
 
 def _meets(found: Found, discovery: Discovery) -> bool:
     groups = discovery.resource_groups
-    tags = {name.lower(): value for name, value in found.tags}
     return (
         (found.automatic_upgrade or not discovery.only_automatic_upgrade)
         and (not groups or any(group.fullmatch(found.resource_group) for group in groups))
-        and all(tags.get(name.lower()) == value for name, value in discovery.tags.items())
+        and all(_tag(found, name) == value for name, value in discovery.tags.items())
     )
 
 
 def _labels(found: Found, discovery: Discovery) -> tuple[tuple[str, str], ...]:
-    tags = {name.lower(): value for name, value in found.tags}
-    wanted = ((tag_label(tag), tags.get(tag.lower())) for tag in discovery.tag_labels)
+    wanted = ((tag_label(tag), _tag(found, tag)) for tag in discovery.tag_labels)
     return tuple(sorted((label, value) for label, value in wanted if value is not None))
+
+
+def _tag(found: Found, name: str) -> str | None:
+    """Return the value of a tag, spelled in any case.
+
+    Resource Graph may return several that differ only in case: the one spelled as ``name`` wins, else the first in
+    the order of the alphabet, because Azure keeps no order.
+    """
+    same = {tag: value for tag, value in found.tags if tag.lower() == name.lower()}
+    return same.get(name, same[min(same)]) if same else None
 
 
 def merge(named: Iterable[ScaleSet], discovered: Iterable[ScaleSet]) -> tuple[ScaleSet, ...]:

@@ -205,6 +205,23 @@ def test_those_are_selected_that_meet_all_conditions(discovery: dict[str, Any], 
     assert [each.name for each in selected] == names
 
 
+TWINS = (("ENV", "staging"), ("Env", "dev"), ("env", "prod"))
+
+
+@pytest.mark.parametrize("tags", [TWINS, TWINS[::-1], TWINS[1:] + TWINS[:1]], ids=["A", "B", "C"])
+@pytest.mark.parametrize(
+    ("spelled", "value"), [("env", "prod"), ("Env", "dev"), ("ENV", "staging"), ("eNV", "staging")]
+)
+def test_of_tags_that_differ_only_in_case_the_one_spelled_as_in_the_configuration_wins(
+    tags: tuple[tuple[str, str], ...], spelled: str, value: str
+):
+    fleet = [found("web", tags=tags)]
+    for wanted in ("prod", "dev", "staging"):
+        discovery = Discovery.model_validate({"tags": {spelled: wanted}, "tag_labels": [spelled]})
+        selected = select(fleet, discovery, 300.0)
+        assert [each.labels for each in selected] == ([((f"tag_{spelled}", value),)] if wanted == value else [])
+
+
 def test_a_selected_scale_set_says_what_is_known_of_it():
     discovery = Discovery.model_validate({"tag_labels": ["env", "Team", "cost-center"]})
     assert select(FLEET[:1], discovery, 60.0) == (
