@@ -11,7 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic, time
 
@@ -29,7 +29,7 @@ from exporter.log import fields
 from exporter.plan import Budget, Plan
 from exporter.poller import PlanAccount, Poller
 from exporter.recorder import Recorder
-from exporter.scale_set import ScaleSet, Shard, difference
+from exporter.scale_set import ScaleSet, Shard, Source, difference
 from exporter.schedule import Schedule
 from exporter.searcher import Searcher
 from exporter.snapshot import Snapshot, after_restart
@@ -69,6 +69,15 @@ def steady_clock() -> Callable[[], float]:
 def _connection(config: Config) -> tuple[object, ...]:
     """Return those settings for which the client must be another one."""
     return config.cloud, config.credential, config.polling.concurrency
+
+
+@dataclass(frozen=True, slots=True)
+class _Discovered:
+    """What discovery found of this shard, as scale sets to poll."""
+
+    selected: tuple[ScaleSet, ...]
+    unselected: tuple[ScaleSet, ...]
+    """Those that do not meet all conditions of the configuration."""
 
 
 @contextmanager
@@ -166,6 +175,8 @@ class Daemon:
         )
         self._subscriptions: set[str] = set()
         self._refreshes: dict[str, float] = {}
+        self._recalled: set[str] = set()
+        """Subscriptions of whose unselected scale sets the journal has been asked what it knows."""
         self._plans: dict[str, Plan] = {}
         self._ringing: set[str] = set()
         """Subscriptions whose plan is rung."""
@@ -298,9 +309,12 @@ class Daemon:
         async with self._applying:
             if config is not None:
                 await self._adopt(config)
-            wanted = await asyncio.to_thread(self._wanted)  # a tenth of a second at 10,000
+            # In a thread, as each takes a tenth of a second at 10,000.
+            discovered = await asyncio.to_thread(self._select)
+            unresolved = await self._unresolved(discovered.unselected)
+            wanted = await asyncio.to_thread(self._wanted, discovered.selected + unresolved)
             await self._poll_no_others(wanted)
-            self._tell(wanted)
+            self._tell(wanted, discovered)
 
     async def _put_in_force(self, config: Config) -> None:
         await self.apply(config)
@@ -315,6 +329,8 @@ class Daemon:
         for subscription_id in self._refreshes.keys() - refreshes.keys():
             self._schedule.cancel(f"discover {subscription_id}")
             await self._searcher.forget(subscription_id)
+            self._recalled.discard(subscription_id)
+            self._telemetry.forget_discovery(subscription_id)
         if _connection(before) != _connection(config):
             await self._connect_anew(before)
             self._refreshes = {}  # search by the new connection at once
@@ -375,20 +391,42 @@ class Daemon:
             plan.remove(scale_set.id)
             plan.add(scale_set.id, scale_set.interval, self._clock())
 
-    def _wanted(self) -> tuple[ScaleSet, ...]:
-        """Return the scale sets of this shard, named and discovered."""
-        discovered = (
-            scale_set
-            for subscription in self._config.subscriptions
-            if subscription.discovery
-            for scale_set in select(
-                self._searcher.found.get(subscription.id, ()),
-                subscription.discovery,
-                self._config.polling.interval,
-            )
+    def _select(self) -> _Discovered:
+        """Return the discovered scale sets of this shard, by whether the configuration selects them."""
+        selected: list[ScaleSet] = []
+        unselected: list[ScaleSet] = []
+        for subscription in self._config.subscriptions:
+            found = self._searcher.found.get(subscription.id)
+            if subscription.discovery is not None and found is not None:
+                meeting, others = select(found, subscription.discovery, self._config.polling.interval)
+                selected += filter(self._shard.holds, meeting)
+                unselected += filter(self._shard.holds, others)
+        return _Discovered(tuple(selected), tuple(unselected))
+
+    async def _unresolved(self, unselected: tuple[ScaleSet, ...]) -> tuple[ScaleSet, ...]:
+        """Return those whose latest upgrade is active or Faulted, as far as we or the journal know them.
+
+        Whoever switches automatic upgrades off, or changes a tag, ends no upgrade and mends none: its alert must not
+        resolve by that. The journal is asked at the first discovery of a subscription, for what a former process knew.
+        """
+        known = {each.id: self._store[each.id] for each in unselected if each.id in self._store}
+        forgotten = [
+            each for each in unselected if each.id not in known and each.subscription_id not in self._recalled
+        ]
+        self._recalled.update(self._searcher.found)
+        known |= await self._remembered(tuple(forgotten))
+        return tuple(
+            each
+            for each in unselected
+            if (snapshot := known.get(each.id)) is not None
+            and snapshot.unresolved
+            and snapshot.scale_set.source is Source.DISCOVERED
         )
-        merged = merge(self._config.named_scale_sets(), discovered)
-        return tuple(scale_set for scale_set in merged if self._shard.holds(scale_set))
+
+    def _wanted(self, discovered: tuple[ScaleSet, ...]) -> tuple[ScaleSet, ...]:
+        """Return the scale sets of this shard, named and discovered."""
+        named = filter(self._shard.holds, self._config.named_scale_sets())
+        return merge(named, discovered)
 
     async def _poll_no_others(self, scale_sets: tuple[ScaleSet, ...]) -> None:
         """Poll these scale sets; what is known of those that stay is kept.
@@ -504,12 +542,24 @@ class Daemon:
             self._settled, self._settled_at = known, self._clock()
             gc.freeze()
 
-    def _tell(self, scale_sets: tuple[ScaleSet, ...]) -> None:
-        """Say what is polled now, and what could not be granted."""
+    def _tell(self, scale_sets: tuple[ScaleSet, ...], discovered: _Discovered) -> None:
+        """Say what is polled now, what was found, and what could not be granted."""
         counts = Counter((scale_set.subscription_id, scale_set.source) for scale_set in scale_sets)
+        selected = Counter(scale_set.subscription_id for scale_set in discovered.selected)
+        unselected = Counter(scale_set.subscription_id for scale_set in discovered.unselected)
         self._telemetry.scale_sets.clear()
-        for (subscription_id, source), number in counts.items():
-            self._telemetry.scale_sets.labels(subscription_id, source.value).set(number)
+        self._telemetry.found_scale_sets.clear()
+        for subscription in self._config.subscriptions:
+            key = subscription.id
+            sources = {
+                Source.NAMED: bool(subscription.scale_sets),
+                Source.DISCOVERED: bool(subscription.discovery),
+            }
+            for source in (source for source, applies in sources.items() if applies):
+                self._telemetry.scale_sets.labels(key, source.value).set(counts[key, source])
+            if key in self._searcher.found:
+                self._telemetry.found_scale_sets.labels(key, "true").set(selected[key])
+                self._telemetry.found_scale_sets.labels(key, "false").set(unselected[key])
         polling = self._config.polling
         shortest = self._budget.shortest_interval
         too_short = sum(min(each.interval, polling.active_interval) < shortest for each in scale_sets)

@@ -100,13 +100,17 @@ def _tags(given: object, unrecognised: list[str]) -> tuple[tuple[str, str], ...]
     return tags
 
 
-def select(found: Iterable[Found], discovery: Discovery, interval: float) -> tuple[ScaleSet, ...]:
-    """Return those scale sets that meet all conditions, to be polled at ``interval`` seconds while at rest.
+def select(
+    found: Iterable[Found], discovery: Discovery, interval: float
+) -> tuple[tuple[ScaleSet, ...], tuple[ScaleSet, ...]]:
+    """Return the scale sets that meet all conditions, and the others, to be polled every ``interval`` seconds at rest.
 
     Azure compares the names of tags without case, their values with it.
     """
-    return tuple(
-        ScaleSet(
+    selected: list[ScaleSet] = []
+    unselected: list[ScaleSet] = []
+    for each in found:
+        scale_set = ScaleSet(
             subscription_id=each.subscription_id,
             resource_group=each.resource_group,
             name=each.name,
@@ -115,9 +119,8 @@ def select(found: Iterable[Found], discovery: Discovery, interval: float) -> tup
             location=each.location,
             labels=_labels(each, discovery),
         )
-        for each in found
-        if _meets(each, discovery)
-    )
+        (selected if _meets(each, discovery) else unselected).append(scale_set)
+    return tuple(selected), tuple(unselected)
 
 
 def _meets(found: Found, discovery: Discovery) -> bool:

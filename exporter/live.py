@@ -119,7 +119,7 @@ async def _examine(
         except PollError as error:
             trials.append(_failure("discovery", error, DISCOVERY_PERMISSION))
         else:
-            selected = select(found, subscription.discovery, config.polling.interval)
+            selected, _ = select(found, subscription.discovery, config.polling.interval)
             targets += selected
             trials.append(Trial("discovery", f"{len(selected)} of {len(found)} scale sets selected"))
     if targets:

@@ -78,6 +78,14 @@ class Snapshot:
         return self.not_found_polls >= NOT_FOUND_POLLS
 
     @property
+    def unresolved(self) -> bool:
+        """Whether the latest upgrade ever seen is active or Faulted, of a scale set that exists."""
+        latest = self.latest_seen
+        if latest is None or self.missing:
+            return False
+        return latest.state.active or latest.state is UpgradeState.FAULTED
+
+    @property
     def latest(self) -> Upgrade | None:
         """The latest upgrade of ``history``."""
         return None if self.history is None else self.history.latest

@@ -59,6 +59,12 @@ class Telemetry:
         self.shard = gauge("shard", "Which part of all scale sets is polled here, from 0.")
         self.total_shards = gauge("total_shards", "Into how many parts all scale sets are split.")
         self.scale_sets = gauge("scale_sets", "Scale sets that are polled.", "subscription_id", "source")
+        self.found_scale_sets = gauge(
+            "found_scale_sets",
+            "Scale sets that the last good discovery found, by whether the filters of the configuration select them.",
+            "subscription_id",
+            "selected",
+        )
         self.ticks = counter(
             "ticks",
             "Ticks of the polling clock, about one a second: while it stands still, nothing is polled.",
@@ -126,6 +132,11 @@ class Telemetry:
         for family in vars(self).values():
             if isinstance(family, MetricWrapperBase) and "subscription_id" in family._labelnames:  # noqa: SLF001
                 family.remove_by_labels({"subscription_id": subscription_id})
+
+    def forget_discovery(self, subscription_id: str) -> None:
+        """Leave nothing behind of the discovery of a subscription in which none takes place any more."""
+        for family in (self.discovery_failures, self.discovery_last_success_timestamp):
+            family.remove_by_labels({"subscription_id": subscription_id})
 
     def know(self, subscription_id: str, *, searched: bool) -> None:
         """Begin the counts of a subscription at 0, so that the first failure is an increase already."""

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
 from typing import Any
@@ -310,12 +310,189 @@ async def test_other_filters_select_among_what_was_found_and_cost_no_request(up:
     await up.until_ready()
     asked = up.asked
     prod = [each for each in up.scale_sets if dict(each.tags)["env"] == "prod"]
+    resolved = {each.scale_set.name for each in up.daemon.snapshots() if not each.unresolved}
+    stay = [each for each in up.scale_sets if each not in prod and each.name not in resolved]
     up.write((), **searching(up, refresh="1h", tags={"ENV": "prod"}, tag_labels=["team"]))
     assert await up.daemon.reload() == ""
     infos = await up.about("scale_set_info")
-    assert len(infos) == len(prod) > 0
+    assert len(infos) == len(prod) + len(stay) < 12
     assert all(f'tag_team="{dict(each.tags)["team"]}"' in "".join(infos) for each in prod)
+    found = await up.of_exporter("found_scale_sets")
+    assert sum(values([line for line in found if 'selected="true"' in line])) == len(prod)
+    assert sum(values(found)) == 12
     assert up.asked == asked
+
+
+def said(code: str) -> bytes:
+    """Return a history with one upgrade in a state."""
+    status = {"code": code, "startTime": "2025-06-15T12:00:00Z"}
+    return json.dumps({"value": [{"properties": {"runningStatus": status}}]}).encode()
+
+
+def upgraded_by_azure(up: Running) -> list[ScaleSet]:
+    return [each for each in up.scale_sets if each.automatic_upgrade]
+
+
+async def searching_quickly(up: Running, code: str, monkeypatch: pytest.MonkeyPatch) -> ScaleSet:
+    """Search and poll each second; return a scale set of which a poll has brought an upgrade in this state."""
+    monkeypatch.setattr(daemon_module, "SCALE_SET_REQUESTS_PER_MINUTE", 60.0)
+    up.simulator.enforce_budgets = False
+    for each in up.scale_sets:
+        up.simulator.histories[each.resource_id.lower()] = said("Completed")
+    victim = upgraded_by_azure(up)[0]
+    up.simulator.histories[victim.resource_id.lower()] = said(code)
+    polling = {"interval": "1s", "active_interval": "1s", "budget_share": 1.0}
+    up.write((), polling=polling, **searching(up, only_automatic_upgrade=True, tag_labels=["team"]))
+    assert await up.daemon.reload() == ""
+    await up.daemon.start()
+    await up.until_ready()
+    await until(lambda: len(up.daemon.snapshots()) == len(upgraded_by_azure(up)))
+    await until(lambda: all(each.latest for each in up.daemon.snapshots()))
+    return victim
+
+
+def without_automatic_upgrades(scale_set: ScaleSet) -> ScaleSet:
+    return replace(scale_set, part=replace(scale_set.part, started_by="User"))
+
+
+async def found(up: Running, subscription_id: str) -> dict[str, float]:
+    """Return the numbers of scale sets that were found in a subscription, by whether they are selected."""
+    lines = [line for line in await up.of_exporter("found_scale_sets") if subscription_id in line]
+    return {line.split('selected="')[1].split('"')[0]: values([line])[0] for line in lines}
+
+
+def polled_names(daemon: Daemon) -> set[str]:
+    return {each.scale_set.name for each in daemon.snapshots()}
+
+
+@pytest.mark.parametrize("code", ["Faulted", "RollingForward", "RollingBack"])
+async def test_a_scale_set_that_is_no_longer_selected_stays_visible_until_its_upgrade_is_good(
+    up: Running, code: str, monkeypatch: pytest.MonkeyPatch
+):
+    victim = await searching_quickly(up, code, monkeypatch)
+    before = await found(up, victim.subscription_id)
+    up.simulator.change(without_automatic_upgrades(victim))
+    async with asyncio.timeout(10):
+        while await found(up, victim.subscription_id) == before:
+            await asyncio.sleep(0.05)
+    assert victim.name in polled_names(up.daemon)
+    state = [line for line in await up.about("state") if victim.name in line and f'state="{code}"' in line]
+    assert values(state) == [1.0]
+    (info,) = [line for line in await up.about("scale_set_info") if victim.name in line]
+    assert f'tag_team="{dict(victim.tags)["team"]}"' in info
+    assert await found(up, victim.subscription_id) == {
+        "true": before["true"] - 1,
+        "false": before["false"] + 1,
+    }
+    assert sum(values(await up.of_exporter("scale_sets"))) == len(up.daemon.snapshots())
+    up.simulator.histories[victim.resource_id.lower()] = said("Completed")
+    await until(lambda: victim.name not in polled_names(up.daemon))
+    assert not [line for line in await up.about("state") if victim.name in line]
+    assert sum((await found(up, victim.subscription_id)).values()) == 6
+
+
+async def test_a_scale_set_that_is_no_longer_selected_goes_at_once_where_its_upgrade_is_good(
+    up: Running, monkeypatch: pytest.MonkeyPatch
+):
+    victim = await searching_quickly(up, "Cancelled", monkeypatch)
+    up.simulator.change(without_automatic_upgrades(victim))
+    await until(lambda: victim.name not in polled_names(up.daemon))
+
+
+async def test_a_faulted_scale_set_that_is_deleted_in_azure_goes(
+    up: Running, monkeypatch: pytest.MonkeyPatch
+):
+    victim = await searching_quickly(up, "Faulted", monkeypatch)
+    up.simulator.gone.add(victim.resource_id.lower())
+    await until(lambda: victim.name not in polled_names(up.daemon))
+    assert sum((await found(up, victim.subscription_id)).values()) == 5
+
+
+async def test_a_faulted_scale_set_that_the_configuration_named_goes_with_its_entry(
+    up: Running, monkeypatch: pytest.MonkeyPatch
+):
+    victim = await searching_quickly(up, "Faulted", monkeypatch)
+    up.simulator.change(without_automatic_upgrades(victim))
+    up.write((), **searching(up, [victim], only_automatic_upgrade=True))
+    assert await up.daemon.reload() == ""
+    assert victim.name.upper() in polled_names(up.daemon)
+    up.write((), **searching(up, only_automatic_upgrade=True))
+    assert await up.daemon.reload() == ""
+    assert victim.name.upper() not in polled_names(up.daemon)
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["with a journal", "without a journal"])
+async def test_after_a_restart_the_journal_knows_which_unselected_scale_sets_stay(up: Running, journal: bool):
+    victim, other = upgraded_by_azure(up)[:2]
+    up.simulator.histories[victim.resource_id.lower()] = said("Faulted")
+    up.simulator.histories[other.resource_id.lower()] = said("Completed")
+    settings = {"journal": {"path": "journal.sqlite"}} if journal else {}
+    up.write((), **settings, **searching(up, only_automatic_upgrade=True))
+
+    async def life() -> set[str]:
+        """Return what is polled once all has been found and polled."""
+        daemon = Daemon(lambda: load(up.file), Shard())
+        try:
+            await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
+            await daemon.start()
+            await until(lambda: daemon.ready)
+            return polled_names(daemon)
+        finally:
+            await daemon.end()
+
+    assert {victim.name, other.name} <= await life()
+    for each in (victim, other):
+        up.simulator.change(without_automatic_upgrades(each))
+    assert (await life()) & {victim.name, other.name} == ({victim.name} if journal else set())
+
+
+async def test_shards_together_count_all_that_was_found(up: Running):
+    up.write((), **searching(up, only_automatic_upgrade=True))
+    counted: Counter[str] = Counter()
+    for number in range(3):
+        daemon = Daemon(lambda: load(up.file), Shard(number, 3))
+        (address,) = await daemon.listen([Address("127.0.0.1", 0)], "/metrics")
+        await daemon.start()
+        await until(lambda daemon=daemon: daemon.ready)
+        async with aiohttp.ClientSession(f"http://{address}") as client:
+            part = replace(up, daemon=daemon, client=client)
+            for subscription in up.simulator.fleet.subscriptions:
+                counted.update(await found(part, subscription))
+        await daemon.end()
+    assert counted == {"true": len(upgraded_by_azure(up)), "false": 12 - len(upgraded_by_azure(up))}
+
+
+async def test_scale_sets_are_counted_as_0_where_none_is_polled(up: Running):
+    up.simulator.hidden.update(up.simulator.fleet.subscriptions)
+    first, second = up.simulator.fleet.subscriptions
+    one = [each for each in up.scale_sets if each.subscription_id == first][:1]
+    setting = searching(up, one)
+    setting["subscriptions"][1].pop("scale_sets")
+    up.write((), **setting)
+    assert await up.daemon.reload() == ""
+    await up.daemon.start()
+    await up.until_ready()
+    assert sorted(await up.of_exporter("scale_sets")) == sorted(
+        f'vmss_upgrade_exporter_scale_sets{{source="{source}",subscription_id="{key}"}} {number}'
+        for source, key, number in (
+            ("named", first, 1.0),
+            ("discovered", first, 0.0),
+            ("discovered", second, 0.0),
+        )
+    )
+    assert await up.of_exporter("found_scale_sets") == []
+
+
+async def test_a_subscription_that_is_searched_no_more_leaves_no_series_of_its_discovery(up: Running):
+    """A last success that never comes again would be an alert for ever."""
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    families = ("discovery_last_success_timestamp_seconds", "discovery_failures_total", "found_scale_sets")
+    assert all([await up.of_exporter(family) for family in families])
+    await up.reload(up.scale_sets)
+    assert [await up.of_exporter(family) for family in families] == [[], [], []]
 
 
 async def test_a_subscription_that_is_searched_no_more_keeps_only_what_is_named(up: Running):

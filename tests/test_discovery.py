@@ -147,7 +147,7 @@ def test_a_scale_set_that_is_listed_twice_is_one():
 def test_no_text_of_azures_keeps_a_scale_set_from_being_shown(text: str):
     row = {"id": resource_id("web"), "location": text, "tags": {"env": text, text: "prod"}}
     rows, _ = parse_rows([row], SUBSCRIPTION)
-    (scale_set,) = select(rows, Discovery(only_automatic_upgrade=False, tag_labels=("env",)), 300.0)
+    (scale_set,), _ = select(rows, Discovery(only_automatic_upgrade=False, tag_labels=("env",)), 300.0)
     lines = b"".join(render(FAMILIES, Snapshot(scale_set, 300.0)))
     assert b'location=""' in lines
     assert len(lines) < 10_000
@@ -201,8 +201,9 @@ FLEET = (
     ],
 )
 def test_those_are_selected_that_meet_all_conditions(discovery: dict[str, Any], names: list[str]):
-    selected = select(FLEET, Discovery.model_validate(discovery), 300.0)
+    selected, unselected = select(FLEET, Discovery.model_validate(discovery), 300.0)
     assert [each.name for each in selected] == names
+    assert [each.name for each in unselected] == [each.name for each in FLEET if each.name not in names]
 
 
 TWINS = (("ENV", "staging"), ("Env", "dev"), ("env", "prod"))
@@ -218,13 +219,16 @@ def test_of_tags_that_differ_only_in_case_the_one_spelled_as_in_the_configuratio
     fleet = [found("web", tags=tags)]
     for wanted in ("prod", "dev", "staging"):
         discovery = Discovery.model_validate({"tags": {spelled: wanted}, "tag_labels": [spelled]})
-        selected = select(fleet, discovery, 300.0)
-        assert [each.labels for each in selected] == ([((f"tag_{spelled}", value),)] if wanted == value else [])
+        selected, _ = select(fleet, discovery, 300.0)
+        assert [each.labels for each in selected] == (
+            [((f"tag_{spelled}", value),)] if wanted == value else []
+        )
 
 
 def test_a_selected_scale_set_says_what_is_known_of_it():
     discovery = Discovery.model_validate({"tag_labels": ["env", "Team", "cost-center"]})
-    assert select(FLEET[:1], discovery, 60.0) == (
+    selected, _ = select(FLEET[:1], discovery, 60.0)
+    assert selected == (
         ScaleSet(
             SUBSCRIPTION,
             "rg-web",
@@ -239,7 +243,7 @@ def test_a_selected_scale_set_says_what_is_known_of_it():
 
 def test_a_named_entry_wins_however_the_case_differs_and_learns_where_it_is():
     named = ScaleSet(SUBSCRIPTION, "RG-Web", "WEB", 60.0, labels=(("label_team", "a"),))
-    discovered = select(FLEET, Discovery(), 300.0)
+    discovered, _ = select(FLEET, Discovery(), 300.0)
     merged = merge([named], discovered)
     assert [(each.name, each.source, each.interval, each.location) for each in merged] == [
         ("WEB", Source.NAMED, 60.0, "westeurope"),

@@ -265,6 +265,13 @@ class Simulator:
         self._groups.add(key.rsplit("/", 4)[0])
         self._members[scale_set.subscription_id].append(scale_set)
 
+    def change(self, scale_set: ScaleSet) -> None:
+        """Let a scale set that is there have other tags, or another part to play."""
+        key = scale_set.resource_id.lower()
+        members = self._members[scale_set.subscription_id]
+        members[members.index(self._scale_sets[key])] = scale_set
+        self._scale_sets[key] = scale_set
+
     def issue_token(self) -> str:
         """Return a new bearer token."""
         token = secrets.token_urlsafe(32)

@@ -583,6 +583,12 @@ async def test_what_may_not_be_seen_is_silence_in_resource_graph_and_forbidden_i
     assert "Microsoft.Compute/virtualMachineScaleSets/read" in body["error"]["message"]
 
 
+async def test_a_scale_set_that_is_changed_is_listed_once_with_its_new_tags(azure: Azure):
+    azure.simulator.change(replace(azure.web, tags=(("env", "test"),)))
+    _, body, _ = await azure.get(f"/subscriptions/{azure.web.subscription_id}/{COMPUTE}")
+    assert [each["tags"] for each in body["value"] if each["name"] == azure.web.name] == [{"env": "test"}]
+
+
 async def test_a_scale_set_that_is_gone_is_in_no_list_and_not_found(azure: Azure):
     owner = azure.web.subscription_id
     azure.simulator.gone.add(azure.web.resource_id.lower())
