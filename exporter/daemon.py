@@ -9,9 +9,9 @@ import gc
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, time
 
@@ -20,6 +20,7 @@ from exporter.address import Address
 from exporter.azure.budget import REQUESTS_PER_MINUTE, SCALE_SET_REQUESTS_PER_MINUTE
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
+from exporter.banners import DiscoveryStatus
 from exporter.config import Config, ConfigError
 from exporter.discovery import Discoverer, merge, select
 from exporter.exposition import Exposition
@@ -75,9 +76,11 @@ def _connection(config: Config) -> tuple[object, ...]:
 class _Discovered:
     """What discovery found of this shard, as scale sets to poll."""
 
-    selected: tuple[ScaleSet, ...]
-    unselected: tuple[ScaleSet, ...]
+    selected: tuple[ScaleSet, ...] = ()
+    unselected: tuple[ScaleSet, ...] = ()
     """Those that do not meet all conditions of the configuration."""
+    number_selected: Mapping[str, int] = field(default_factory=dict)
+    """How many scale sets are selected in each subscription, of all shards."""
 
 
 @contextmanager
@@ -175,6 +178,7 @@ class Daemon:
         )
         self._subscriptions: set[str] = set()
         self._refreshes: dict[str, float] = {}
+        self._discovered = _Discovered()
         self._recalled: set[str] = set()
         """Subscriptions of whose unselected scale sets the journal has been asked what it knows."""
         self._plans: dict[str, Plan] = {}
@@ -222,6 +226,23 @@ class Daemon:
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Return what is known of each scale set."""
         return tuple(self._store.snapshots())
+
+    def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        """Return how the last discovery of each subscription ended."""
+        statuses = []
+        for key in self._refreshes:
+            found = self._searcher.found.get(key)
+            error = self._searcher.failure(key)
+            statuses.append(
+                DiscoveryStatus(
+                    subscription_id=key,
+                    found=None if found is None else len(found),
+                    selected=self._discovered.number_selected.get(key, 0),
+                    failure=None if error is None else error.reason,
+                    failure_message="" if error is None else str(error),
+                )
+            )
+        return tuple(statuses)
 
     def past(self) -> AbstractContextManager[Past]:
         """Give what Azure may have forgotten; entered in a thread."""
@@ -312,6 +333,7 @@ class Daemon:
             # In a thread, as each takes a tenth of a second at 10,000.
             discovered = await asyncio.to_thread(self._select)
             unresolved = await self._unresolved(discovered.unselected)
+            self._discovered = discovered
             wanted = await asyncio.to_thread(self._wanted, discovered.selected + unresolved)
             await self._poll_no_others(wanted)
             self._tell(wanted, discovered)
@@ -395,13 +417,15 @@ class Daemon:
         """Return the discovered scale sets of this shard, by whether the configuration selects them."""
         selected: list[ScaleSet] = []
         unselected: list[ScaleSet] = []
+        number_selected: dict[str, int] = {}
         for subscription in self._config.subscriptions:
             found = self._searcher.found.get(subscription.id)
             if subscription.discovery is not None and found is not None:
                 meeting, others = select(found, subscription.discovery, self._config.polling.interval)
+                number_selected[subscription.id] = len(meeting)
                 selected += filter(self._shard.holds, meeting)
                 unselected += filter(self._shard.holds, others)
-        return _Discovered(tuple(selected), tuple(unselected))
+        return _Discovered(tuple(selected), tuple(unselected), number_selected)
 
     async def _unresolved(self, unselected: tuple[ScaleSet, ...]) -> tuple[ScaleSet, ...]:
         """Return those whose latest upgrade is active or Faulted, as far as we or the journal know them.

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
 from exporter.azure.errors import PollError, Unauthorized
+from exporter.banners import DISCOVERY_PERMISSION, HISTORY_PERMISSION
 from exporter.config import Config, Subscription
 from exporter.discovery import Discoverer, select
 from exporter.history import Malformed, parse_history
@@ -19,8 +20,6 @@ from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason
 from exporter.telemetry import Telemetry
 
-HISTORY_PERMISSION = "Microsoft.Compute/virtualMachineScaleSets/osUpgradeHistory/read"
-DISCOVERY_PERMISSION = "Microsoft.Compute/virtualMachineScaleSets/read"
 SIGN_IN = "sign-in"
 AT_ONCE = 8
 """Subscriptions that are asked at the same time."""

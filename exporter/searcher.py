@@ -72,6 +72,10 @@ class Searcher:
         self.awaited.discard(subscription_id)
         self._failing.pop(subscription_id, None)
 
+    def failure(self, subscription_id: str) -> PollError | None:
+        """Return why the last search of a subscription failed; ``None`` if it did not."""
+        return self._failing.get(subscription_id)
+
     def failures(self) -> list[str]:
         """Return why the last searches failed, a line for each that did."""
         return [

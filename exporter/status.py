@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__, drawing
+from exporter.banners import DiscoveryStatus, banners, why_empty
 from exporter.duration import format_duration
 from exporter.history import ApiError, Image, Progress, Upgrade
 from exporter.moments import ago, clock, iso, span
@@ -32,6 +33,8 @@ MOST_DETAILS = 10
 """Of one error; a hostile one could have a thousand, of four thousand characters each."""
 MOST_CHOICES = 500
 """Of a list to choose from; nobody scrolls further, and a page must not weigh what the fleet does."""
+MOST_BANNERS = 3
+"""Banners that are open; the others must not push the scale sets off the screen."""
 _TEMPLATES = Path(__file__).parent / "templates"
 
 Past = Callable[[ScaleSet], Iterable[Upgrade]]
@@ -83,7 +86,13 @@ def assets() -> Mapping[str, Asset]:
 
 
 def html(
-    snapshots: Iterable[Snapshot], query: Query, now: float, telemetry_path: str, past: Past = nothing
+    snapshots: Sequence[Snapshot],
+    query: Query,
+    now: float,
+    telemetry_path: str,
+    *,
+    past: Past = nothing,
+    discoveries: Sequence[DiscoveryStatus] = (),
 ) -> bytes:
     """Return the page."""
     selection = select(snapshots, query, now)
@@ -97,6 +106,8 @@ def html(
             for snapshot, upgrades in zip(selection.snapshots, known, strict=True)
         ],
         days=days,
+        banners=banners(discoveries, snapshots),
+        why_empty=why_empty(discoveries),
         link=partial(_link, selection.query),
         fleet_bar=drawing.bar(tuple(selection.conditions.values())),
         telemetry_path=telemetry_path,
@@ -106,6 +117,7 @@ def html(
         assets=assets(),
         refresh_seconds=REFRESH_SECONDS,
         most_choices=MOST_CHOICES,
+        most_banners=MOST_BANNERS,
         Condition=Condition,
     )
     return text.encode(errors="replace")
@@ -258,7 +270,14 @@ def _line(upgrades: Sequence[Upgrade], now: float, days: int) -> tuple[_Past, ..
 # --- JSON --------------------------------------------------------------------------------------------------
 
 
-def document(snapshots: Iterable[Snapshot], query: Query, now: float, past: Past = nothing) -> bytes:
+def document(
+    snapshots: Sequence[Snapshot],
+    query: Query,
+    now: float,
+    *,
+    past: Past = nothing,
+    discoveries: Sequence[DiscoveryStatus] = (),
+) -> bytes:
     """Return what the page shows, as JSON. Absent is ``null``, times are RFC 3339, spans are seconds."""
     selection = select(snapshots, query, now)
     following = selection.query.page + 1 if selection.query.page < selection.pages else None
@@ -271,6 +290,10 @@ def document(snapshots: Iterable[Snapshot], query: Query, now: float, past: Past
         "next": following and _link(selection.query, page=following),
         "states": {condition.value: number for condition, number in selection.conditions.items()},
         "polls_failing": selection.failing,
+        "banners": [
+            _facts(banner, "subscription_id", "title", "reason", "message", "action")
+            for banner in banners(discoveries, snapshots)
+        ],
         "scale_sets": [_scale_set(snapshot, now, past) for snapshot in selection.snapshots],
     }
     return json.dumps(answer, separators=(",", ":")).encode() + b"\n"

@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from exporter import status as status_page
 from exporter.address import Address
+from exporter.banners import DiscoveryStatus
 from exporter.connections import Connection, Connections, Limits
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
@@ -57,6 +58,9 @@ class Status(Protocol):
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Return what is known of each scale set."""
+
+    def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        """Return how the last discovery of each subscription ended."""
 
     def past(self) -> AbstractContextManager[status_page.Past]:
         """Give what Azure may have forgotten; entered in a thread."""
@@ -125,11 +129,11 @@ def application(
             query = Query.read(request.query)
         except BadQuery as error:
             return web.Response(text=f"{error}\n", status=400, headers=headers)
-        snapshots = status.snapshots()
+        snapshots, discoveries = status.snapshots(), status.discoveries()
 
         def with_past() -> bytes:
             with status.past() as past:
-                return make(snapshots, query, time(), past=past)
+                return make(snapshots, query, time(), past=past, discoveries=discoveries)
 
         async with making:  # one at a time, and threads stay free for the gzip of scrapes
             body = await asyncio.to_thread(with_past)

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from exporter.address import Address, parse_address
+from exporter.banners import DiscoveryStatus
 from exporter.connections import Limits
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
@@ -35,6 +36,9 @@ PATIENCE_SECONDS = 10.0
 class Status:
     healthy = ready = True
     configuration = ""
+
+    def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        return ()
 
     def past(self) -> AbstractContextManager[Past]:
         return nullcontext(nothing)

@@ -280,6 +280,65 @@ async def test_a_first_search_that_fails_ends_the_wait_for_it(up: Running):
     assert await up.about("up") == []
 
 
+async def banners(up: Running) -> list[dict[str, str | None]]:
+    async with up.client.get("/api/v1/scale-sets") as response:
+        shown: list[dict[str, str | None]] = (await response.json())["banners"]
+    return shown
+
+
+async def test_the_page_says_which_permission_discovery_lacks_until_it_has_it(up: Running):
+    up.simulator.hidden.update(up.simulator.fleet.subscriptions)
+    up.write((), **searching(up))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    shown = await banners(up)
+    assert [(each["subscription_id"], each["title"], each["reason"]) for each in shown] == [
+        (key, "Discovery fails", "forbidden") for key in sorted(up.simulator.fleet.subscriptions)
+    ]
+    for each in shown:
+        assert f"virtualMachineScaleSets/read on /subscriptions/{each['subscription_id']}" in str(
+            each["action"]
+        )
+        assert "HTTP 403 AuthorizationFailed" in str(each["message"])
+    async with up.client.get("/") as response:
+        text = await response.text()
+    assert "No scale sets: discovery fails" in text
+    up.simulator.hidden.clear()
+    await until(lambda: len(up.daemon.snapshots()) == 12)
+    async with asyncio.timeout(10):
+        while await banners(up):
+            await asyncio.sleep(0.05)
+
+
+async def test_the_page_says_where_discovery_selects_nothing(up: Running):
+    up.write((), **searching(up, tags={"env": "nowhere"}))
+    await up.daemon.reload()
+    await up.daemon.start()
+    await up.until_ready()
+    assert [(each["title"], each["message"]) for each in await banners(up)] == [
+        ("Nothing selected", "Discovery found 6 scale sets and selects none.")
+    ] * 2
+
+
+async def test_the_page_says_that_polls_are_forbidden_and_by_which_permission(up: Running):
+    up.simulator.hidden.add(up.scale_sets[0].subscription_id)
+    await up.daemon.start()
+    await up.until_ready()
+    (banner,) = await banners(up)
+    assert (banner["title"], banner["reason"]) == ("All polls fail (6)", "forbidden")
+    assert "virtualMachineScaleSets/osUpgradeHistory/read on" in str(banner["action"])
+
+
+async def test_the_page_says_that_the_sign_in_fails(up: Running):
+    up.simulator.fault("/token", answering(400, b'{"error": "invalid_client"}'))
+    await up.daemon.start()
+    await up.until_ready()
+    assert [(each["title"], each["reason"]) for each in await banners(up)] == [
+        ("Sign-in fails", "unauthorized")
+    ] * 2
+
+
 async def test_where_resource_graph_is_forbidden_the_list_call_finds_them(up: Running):
     async def forbidden(_: object) -> web.Response:
         return web.Response(status=403)

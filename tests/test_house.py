@@ -18,7 +18,7 @@ LAYERS = (
     {"poller", "recorder", "schedule", "searcher", "simulator.wire", "web"},
     {"exposition", "gate", "simulator.fleet", "simulator.graph", "status"},
     {"discovery", "drawing", "journal", "moments", "selection", "store"},
-    {"azure.client", "families"},
+    {"azure.client", "banners", "families"},
     {"azure.credential", "azure.turns"},
     {"azure.identity"},
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},

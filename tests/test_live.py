@@ -10,7 +10,8 @@ from time import time
 import pytest
 from aiohttp import web
 
-from exporter.live import DISCOVERY_PERMISSION, HISTORY_PERMISSION, Finding, Trial, as_table
+from exporter.banners import DISCOVERY_PERMISSION, HISTORY_PERMISSION
+from exporter.live import Finding, Trial, as_table
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, reset, running
 

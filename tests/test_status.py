@@ -1,6 +1,7 @@
 """The status page's HTML and JSON, of snapshots made here."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import status
+from exporter.banners import DiscoveryStatus
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
 from exporter.selection import Query
@@ -52,8 +54,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def page(*snapshots: Snapshot, query: Query | None = None, past: status.Past = status.nothing) -> Page:
-    return Page(status.html(snapshots, query or Query(), NOW, "/metrics", past))
+def page(
+    *snapshots: Snapshot,
+    query: Query | None = None,
+    past: status.Past = status.nothing,
+    discoveries: Sequence[DiscoveryStatus] = (),
+) -> Page:
+    body = status.html(snapshots, query or Query(), NOW, "/metrics", past=past, discoveries=discoveries)
+    return Page(body)
 
 
 SCALE_SET = ScaleSet("Sub-1", "RG-Web", "Web", 300.0, labels=(("label_team", "payments"),))
@@ -174,6 +182,53 @@ def test_an_image_in_words(image: Image, expected: tuple[str, str, str]):
 def test_an_empty_fleet_and_a_query_without_an_answer_say_so():
     assert "No scale sets yet" in page().text
     assert "None of 1 scale sets is like that" in page(SNAPSHOT, query=Query(search="nope")).text
+
+
+FORBIDDEN = DiscoveryStatus(
+    "sub-1", failure=Reason.FORBIDDEN, failure_message="HTTP 403 AuthorizationFailed: No."
+)
+
+
+def test_a_discovery_that_fails_is_told_with_what_to_do_instead_of_an_empty_fleet():
+    shown = page(discoveries=[FORBIDDEN]).text
+    assert "Discovery fails: forbidden in subscription sub-1 HTTP 403 AuthorizationFailed: No. Grant" in shown
+    assert "Microsoft. Compute/ virtual Machine Scale Sets/ read on / subscriptions/ sub- 1" in shown
+    assert "No scale sets: discovery fails" in shown
+    assert "No scale sets yet" not in shown
+
+
+def test_a_discovery_that_selects_nothing_says_how_many_it_found():
+    shown = page(discoveries=[DiscoveryStatus("sub-1", found=7)]).text
+    assert "Nothing selected in subscription sub-1 Discovery found 7 scale sets and selects none." in shown
+    assert "No scale sets: discovery selects none" in shown
+
+
+def test_only_the_first_banners_are_open():
+    discoveries = [replace(FORBIDDEN, subscription_id=f"sub-{number}") for number in range(9)]
+    assert "sub-2 HTTP" in (shown := page(discoveries=discoveries).text)
+    assert "6 more Discovery fails: forbidden in subscription sub-3" in shown
+    assert shown.count("Discovery fails: forbidden") == 9
+
+
+def test_a_hostile_message_in_a_banner_stays_text():
+    hostile = replace(FORBIDDEN, failure_message="<script>alert(1)</script>\"' onload=x")
+    body = status.html([], Query(), NOW, "/metrics", discoveries=[hostile])
+    assert b"<script>alert" not in body
+    assert b"&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39; onload=x" in body
+
+
+def test_the_json_has_the_same_banners():
+    document = json.loads(status.document([], Query(), NOW, discoveries=[FORBIDDEN]))
+    assert document["banners"] == [
+        {
+            "subscription_id": "sub-1",
+            "title": "Discovery fails",
+            "reason": "forbidden",
+            "message": "HTTP 403 AuthorizationFailed: No.",
+            "action": "Grant the identity Microsoft.Compute/virtualMachineScaleSets/read on /subscriptions/sub-1,"
+            " which the role Reader contains.",
+        }
+    ]
 
 
 def test_links_keep_the_query_and_begin_on_the_first_page():
@@ -348,6 +403,7 @@ def test_the_document_says_the_same():
             "NeverUpgraded": 0,
         },
         "polls_failing": 0,
+        "banners": [],
     }
     details = [
         {"code": "InstanceUnhealthy", "message": "It is unhealthy.", "target": f"web/{number}"}

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from exporter.address import Address, parse_address
+from exporter.banners import DiscoveryStatus
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
 from exporter.scale_set import ScaleSet, difference
-from exporter.snapshot import Snapshot
+from exporter.snapshot import Reason, Snapshot
 from exporter.status import Past, nothing
 from exporter.store import Store
 from exporter.telemetry import Telemetry
@@ -42,6 +43,10 @@ class Status:
     faults: str = ""
     reloads: int = 0
     known: tuple[Snapshot, ...] = ()
+    discovered: tuple[DiscoveryStatus, ...] = ()
+
+    def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        return self.discovered
 
     def past(self) -> AbstractContextManager[Past]:
         return nullcontext(nothing)
@@ -164,6 +169,15 @@ async def test_the_same_comes_as_json(site: Site):
     status, response, body = await site.get("/api/v1/scale-sets?q=we")
     assert (status, response.content_type) == (200, "application/json")
     assert [each["name"] for each in json.loads(body)["scale_sets"]] == ["web"]
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/scale-sets"])
+async def test_a_discovery_that_fails_is_told_on_the_page_and_in_the_json(site: Site, path: str):
+    site.status.discovered = (DiscoveryStatus("sub-1", failure=Reason.FORBIDDEN, failure_message="No role."),)
+    status, _, body = await site.get(path)
+    assert status == 200
+    assert b"Discovery fails" in body
+    assert b"No role." in body
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/scale-sets"])

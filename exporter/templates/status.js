@@ -2,7 +2,7 @@
 "use strict";
 
 const SECONDS = Number(document.body.dataset.refreshSeconds);
-const LIVE = ["glance", "scale-sets"];
+const LIVE = ["banners", "glance", "scale-sets"];
 const OURS = new Set(["trouble", "pause"]);
 const pause = document.getElementById("pause");
 const trouble = document.getElementById("trouble");

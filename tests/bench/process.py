@@ -13,6 +13,7 @@ from time import monotonic, perf_counter, sleep
 from types import MappingProxyType
 
 from exporter.address import Address
+from exporter.banners import DiscoveryStatus
 from exporter.snapshot import Snapshot
 from exporter.status import Past, nothing
 from exporter.web import Server, application
@@ -201,6 +202,9 @@ class Ready:
 
     def __init__(self, polled: Polled) -> None:
         self._polled = polled
+
+    def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        return ()
 
     def past(self) -> AbstractContextManager[Past]:
         return nullcontext(nothing)

@@ -20,6 +20,7 @@ from playwright.async_api import (
 )
 
 from exporter.address import Address
+from exporter.banners import DiscoveryStatus
 from exporter.exposition import Exposition
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
@@ -61,12 +62,16 @@ class Site:
 
     url: str = ""
     known: tuple[Snapshot, ...] = ()
+    discovered: tuple[DiscoveryStatus, ...] = ()
     broken: bool = False
     healthy: bool = True
     ready: bool = True
     configuration: str = ""
     complaints: list[str] = field(default_factory=list)
     """What the browser's console said, and requests to elsewhere."""
+
+    def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        return self.discovered
 
     def past(self) -> AbstractContextManager[Past]:
         return nullcontext(nothing)
@@ -441,6 +446,45 @@ async def test_a_fleet_that_comes_and_goes_is_followed(context: BrowserContext, 
         await page.clock.fast_forward(REFRESH_MILLISECONDS)
         await expect(page.locator("#shown")).to_contain_text(text)
         await expect(page.locator("tbody tr")).to_have_count(len(known))
+
+
+FAILED = DiscoveryStatus(
+    "1e2feb89-414c-443c-9027-c4d1c386bbc4",
+    failure=Reason.FORBIDDEN,
+    failure_message="HTTP 403 AuthorizationFailed: The client has no authorization to perform action "
+    "'Microsoft.Compute/virtualMachineScaleSets/read' over scope '/subscriptions/1e2feb89'.",
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1000, 1600])
+async def test_banners_of_failing_subscriptions_fit_and_come_and_go_with_a_refresh(
+    browser: Browser, site: Site, width: int, scheme: Literal["light", "dark"]
+):
+    endless = replace(FAILED, subscription_id="b" * 36, failure_message="x" * 700)
+    notice = DiscoveryStatus("c" * 36, found=7)
+    viewport = ViewportSize(width=width, height=900)
+    async with await browser.new_context(viewport=viewport, color_scheme=scheme) as context:
+        page = await site.open(context)
+        banners = page.locator(".banner")
+        await expect(banners).to_have_count(0)
+        site.known, site.discovered = (), (FAILED, endless, notice, replace(notice, subscription_id="d" * 36))
+        await page.clock.fast_forward(REFRESH_MILLISECONDS)
+        await expect(banners).to_have_count(4)
+        await expect(banners.nth(0)).to_contain_text(
+            "Discovery fails: forbidden in subscription 1e2feb89-414c"
+        )
+        await expect(banners.nth(2)).to_contain_text("Discovery found 7 scale sets and selects none.")
+        await expect(banners.nth(3)).to_be_hidden()
+        await expect(page.locator("#shown")).to_have_text("No scale sets: discovery fails")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        await page.get_by_text("1 more").click()
+        await expect(banners.nth(3)).to_be_visible()
+        site.discovered = (notice,)
+        await page.clock.fast_forward(REFRESH_MILLISECONDS)
+        await expect(banners).to_have_count(1)
+        await expect(page.locator("#shown")).to_have_text("No scale sets: discovery selects none")
+        assert site.complaints == []
 
 
 async def test_a_refresh_that_fails_says_so_until_one_succeeds(context: BrowserContext, site: Site):
