@@ -20,6 +20,7 @@ from math import ceil, floor, inf
 from pathlib import Path
 from time import time
 
+from exporter import signals
 from exporter.config import Config
 from exporter.families import FAMILIES, Family, render
 from exporter.history import ApiError, History, Upgrade, UpgradeState
@@ -268,10 +269,8 @@ def _drawn(pasts: Sequence[Past], span: Span) -> Iterator[bytes]:
         if done % max(1, of // 200) == 0:
             draw(sys.stderr, done, of, "parts written")
 
-    try:
+    with signals.cleaning_up(lambda: draw(sys.stderr, done, of, "parts written", last=True)):
         yield from write(pasts, span, told)
-    finally:
-        draw(sys.stderr, done, of, "parts written", last=True)
 
 
 def remembered(path: Path, shard: Shard, span: Span) -> dict[str, tuple[ScaleSet, list[Recorded]]]:

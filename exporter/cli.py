@@ -9,28 +9,33 @@ import os
 import platform
 import re
 import sys
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from math import inf, nan
 from pathlib import Path
 from time import time
 
-from exporter import __version__
+from exporter import __version__, log, signals
 from exporter.address import Address, parse_address
-from exporter.log import FORMATS, LEVELS, configure
 from exporter.scale_set import Shard
 
 NAME = "vmss-upgrade-exporter"
 DEFAULT_PORT = 9847
 FAILURE = 1
 WRONG_USE = 2
-INTERRUPTED = 130
-"""What a shell reports of a program that SIGINT ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
+    signals.take_over()
+    try:
+        return _run(_parsed(arguments))
+    finally:
+        signals.ignore_hang_up()
+
+
+def _parsed(arguments: Sequence[str] | None) -> Namespace:
     parser = _parser()
     flags = parser.parse_args(arguments)
     flags.listen_addresses = flags.listen_addresses or [Address(None, DEFAULT_PORT)]
@@ -40,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if flags.command == "check" and flags.output == "json" and not flags.live:
         parser.error("--output=json is for check --live, which was not given")
-    configure(flags.log_level, flags.log_format)
+    return flags
+
+
+def _run(flags: Namespace) -> int:
+    log.configure(flags.log_level, flags.log_format)
     gc.disable()  # what is imported stays: to look for garbage in it takes a tenth of the start
     from exporter import commands  # noqa: PLC0415 - half a second, which --help and a wrong flag do not need
 
@@ -50,8 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except commands.ConfigError as error:
         print(error, file=sys.stderr)
         return WRONG_USE
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{NAME}: {where}{error.strerror or error}", file=sys.stderr)
@@ -212,8 +219,15 @@ def _shard_flags() -> ArgumentParser:
 
 def _log_flags() -> ArgumentParser:
     flags = _flags()
-    flags.add_argument("--log.level", dest="log_level", choices=LEVELS, help="least level to log (info)")
-    flags.add_argument("--log.format", dest="log_format", choices=FORMATS, help="of the log lines (logfmt)")
+    flags.add_argument(
+        "--log.level",
+        dest="log_level",
+        choices=log.LEVELS,
+        help="least level to log (info)",
+    )
+    flags.add_argument(
+        "--log.format", dest="log_format", choices=log.FORMATS, help="of the log lines (logfmt)"
+    )
     return flags
 
 

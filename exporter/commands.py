@@ -7,7 +7,7 @@ import asyncio
 import errno
 import logging
 import os
-import signal
+import shutil
 import tempfile
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from time import time
 
-from exporter import daemon
+from exporter import daemon, signals
 from exporter.azure.errors import Unauthorized
 from exporter.azure.identity import check_files
 from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, latest_end
@@ -116,8 +116,10 @@ def simulate(flags: Namespace) -> None:
     """Run the simulated Azure until SIGTERM or SIGINT."""
 
     async def serve() -> None:
-        async with _simulated_azure(flags):
-            await _told_to_stop()
+        stopping = asyncio.Event()
+        with signals.listening(stopping.set, hang_up=lambda: None):
+            async with _simulated_azure(flags):
+                await stopping.wait()
 
     asyncio.run(serve())
 
@@ -129,7 +131,8 @@ def demo(flags: Namespace) -> None:
         async with _simulated_azure(flags) as (fleet, url):
             # Where azure-identity's managed identity looks for its token, as on App Service.
             os.environ.update(IDENTITY_ENDPOINT=f"{url}/token", IDENTITY_HEADER="simulator")
-            with tempfile.TemporaryDirectory() as folder:
+            folder = tempfile.mkdtemp()
+            with signals.cleaning_up(partial(shutil.rmtree, folder)):
                 flags.config_file = Path(folder, "config.yaml")
                 flags.config_file.write_text(config_for(fleet, url, discovering=True))
                 await _serve(flags)
@@ -153,13 +156,6 @@ async def _simulated_azure(flags: Namespace) -> AsyncIterator[tuple[Fleet, str]]
             with opened(flags.simulator_config_out) as file:  # whole: others wait for it to be there
                 file.write(config_for(fleet, url).encode())
         yield fleet, url
-
-
-async def _told_to_stop() -> None:
-    stopping = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
-    await stopping.wait()
 
 
 COMMANDS = {

@@ -7,7 +7,6 @@ used after its end. How it works inside is each part's own affair.
 import asyncio
 import gc
 import logging
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, time
 
-from exporter import __version__
+from exporter import __version__, signals
 from exporter.address import Address
 from exporter.azure.budget import REQUESTS_PER_MINUTE, SCALE_SET_REQUESTS_PER_MINUTE
 from exporter.azure.client import Client
@@ -111,23 +110,22 @@ async def run(
     Raises what ``read`` raises the first time, and ``OSError`` where an address cannot be listened on.
     """
     stopping, hung_up = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
-    daemon = Daemon(read, shard)
-    reloading = asyncio.create_task(_reload_when(hung_up, daemon))
-    try:
-        bound = await daemon.listen(addresses, telemetry_path, gate, enable_lifecycle=enable_lifecycle)
-        for address in bound:
-            tls = str(gate.context is not None).lower()
-            log.info("listening", extra=fields(version=__version__, address=address, tls=tls))
-        await daemon.start()
-        await stopping.wait()
-        log.info("draining")
-    finally:
-        reloading.cancel()
-        await daemon.end()
+    with signals.listening(stopping.set, hung_up.set):
+        daemon = Daemon(read, shard)
+        reloading: asyncio.Task[None] | None = None
+        try:
+            bound = await daemon.listen(addresses, telemetry_path, gate, enable_lifecycle=enable_lifecycle)
+            for address in bound:
+                tls = str(gate.context is not None).lower()
+                log.info("listening", extra=fields(version=__version__, address=address, tls=tls))
+            await daemon.start()
+            reloading = asyncio.create_task(_reload_when(hung_up, daemon))
+            await stopping.wait()
+            log.info("draining")
+        finally:
+            if reloading is not None:
+                reloading.cancel()
+            await daemon.end()
 
 
 async def _reload_when(told: asyncio.Event, daemon: "Daemon") -> None:

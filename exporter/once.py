@@ -5,15 +5,15 @@ Goes by the same plans, so it keeps to the same budgets. Knows nothing of Azure.
 
 import asyncio
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import BinaryIO, NoReturn, TextIO
+from typing import BinaryIO, TextIO
 
+from exporter import signals
 from exporter.config import Config
 from exporter.daemon import Daemon
 from exporter.exposition import Format
@@ -51,12 +51,14 @@ async def everything_polled(read: Callable[[], Config], shard: Shard) -> AsyncIt
     daemon = Daemon(read, shard, lasting=False)
     try:
         await daemon.start()
-        try:
+
+        def end_progress() -> None:
+            draw(sys.stderr, *daemon.progress, "scale sets polled", last=True)
+
+        with signals.cleaning_up(end_progress):
             while not daemon.ready:
                 draw(sys.stderr, *daemon.progress, "scale sets polled")
                 await asyncio.sleep(LOOK_SECONDS)
-        finally:
-            draw(sys.stderr, *daemon.progress, "scale sets polled", last=True)
         yield daemon
     finally:
         await daemon.end()
@@ -94,39 +96,21 @@ def _columns(terminal: TextIO) -> int:
 def opened(path: Path | None) -> Iterator[BinaryIO]:
     """Open a file to be written at once, or standard output where there is none.
 
-    Who reads the file sees the old one whole or the new one whole, even after a crash. Neither Ctrl-C nor SIGTERM
-    leaves anything else behind. For the main thread.
+    A reader of the file sees the old one whole or the new one whole, even after a crash. An exception, Ctrl-C or SIGTERM
+    leaves nothing else behind.
     """
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.flush()
         return
-    with _sigterm_raised():
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)  # mkstemp's is for us alone, the collector is another user
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    """Make an exception of SIGTERM, so that what is to be cleaned up is; the exit code is what a shell reports."""
-
-    def end(signum: int, _: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + signum)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    with signals.cleaning_up(partial(temporary.unlink, missing_ok=True)):
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp's is for us alone, the collector is another user
+        temporary.replace(path)

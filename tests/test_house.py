@@ -22,14 +22,24 @@ LAYERS = (
     {"azure.credential", "azure.turns"},
     {"azure.identity"},
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},
-    {"azure.clouds", "azure.proxy", "basic_auth", "connections", "duration", "plan", "settings", "snapshot"},
+    {
+        "azure.clouds",
+        "azure.proxy",
+        "basic_auth",
+        "connections",
+        "duration",
+        "plan",
+        "service_manager",
+        "settings",
+        "snapshot",
+    },
     {"address", "document", "history", "journal_file", "log", "pace", "wall_clock"},
-    {"label_limits", "scale_set"},
+    {"label_limits", "scale_set", "signals"},
 )
 """Who stands higher may import who stands lower, and nobody else."""
 
 HOMES = {
-    "aiohttp": {"azure.client", "web", "simulator.server"},
+    "aiohttp": {"azure.client", "simulator.server", "web"},
     "apscheduler": {"schedule"},
     "azure": {"azure.identity"},
     "bcrypt": {"basic_auth"},

@@ -5,6 +5,7 @@ import io
 import os
 import pty
 import signal
+import subprocess
 import sys
 import termios
 from collections.abc import AsyncIterator
@@ -125,15 +126,29 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.prom"]
 
 
-def test_a_file_that_sigterm_interrupts_leaves_the_old_one_and_nothing_else(tmp_path: Path):
+WRITING = """
+import signal, sys
+from pathlib import Path
+from exporter import signals
+from exporter.once import opened
+signals.take_over()
+with opened(Path(sys.argv[1])) as file:
+    file.write(b"new")
+    file.flush()
+    signal.raise_signal(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_file_that_a_signal_interrupts_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, signum: int, code: int
+):
     file = tmp_path / "metrics.prom"
     file.write_bytes(b"old")
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit, match="143"), opened(file):
-        signal.raise_signal(signal.SIGTERM)
+    done = subprocess.run([sys.executable, "-c", WRITING, file, str(signum)], check=False)
+    assert done.returncode == code
     assert file.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.prom"]
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_progress_is_drawn_where_somebody_looks():
