@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, time
 
-from exporter import __version__, signals
+from exporter import __version__, service_manager, signals
 from exporter.address import Address
 from exporter.azure.budget import REQUESTS_PER_MINUTE, SCALE_SET_REQUESTS_PER_MINUTE
 from exporter.azure.client import Client
@@ -120,8 +120,10 @@ async def run(
                 log.info("listening", extra=fields(version=__version__, address=address, tls=tls))
             await daemon.start()
             reloading = asyncio.create_task(_reload_when(hung_up, daemon))
+            service_manager.notify(service_manager.READY)
             await stopping.wait()
             log.info("draining")
+            service_manager.notify(service_manager.STOPPING)
         finally:
             if reloading is not None:
                 reloading.cancel()
@@ -133,6 +135,10 @@ async def _reload_when(told: asyncio.Event, daemon: "Daemon") -> None:
         await told.wait()
         told.clear()
         await daemon.reload()
+
+
+async def _tell_alive() -> None:
+    service_manager.notify(service_manager.ALIVE)
 
 
 class Daemon:
@@ -283,6 +289,9 @@ class Daemon:
         self._schedule.every(RING_SECONDS, "expire", self._expire)
         self._schedule.every(RING_SECONDS, "join", self._join)
         self._schedule.every(RING_SECONDS, "settle", self._settle)
+        watchdog = service_manager.watchdog_seconds() if self._lasting else None
+        if watchdog is not None:
+            self._schedule.every(watchdog / 2, "watchdog", _tell_alive)
         self._schedule.start()
         await self._put_in_force(self._config)
         self._started = True

@@ -35,6 +35,8 @@ DROP_IN = """\
 Requires=simulator.service
 [Service]
 Environment=IDENTITY_ENDPOINT=http://127.0.0.1:9900/token IDENTITY_HEADER=simulator
+# Shorter than the unit's, so that the examination need not wait long for it.
+WatchdogSec=2s
 """
 
 EXAMINATION = f"""\
@@ -50,6 +52,9 @@ StandardError=file:/root/log
 """
 
 EXAMINE = f"""\
+# It is started, which is why this runs: so it listens.
+/opt/vmss-upgrade-exporter/bin/python -c 'from urllib.request import urlopen as get
+print(get("http://127.0.0.1:9847/-/healthy").read().decode())' >/root/healthy
 metrics() {{ /opt/vmss-upgrade-exporter/bin/python -c 'from urllib.request import urlopen as get
 print(get("http://127.0.0.1:9847/metrics").read().decode())'; }}
 for second in 1 2 3 4 5 6 7 8 9 10; do
@@ -64,8 +69,25 @@ cmp /run/credentials/{UNIT}/{SECRET} /etc/credstore/{SECRET}
 systemctl reload {UNIT}
 sleep 1
 systemctl is-active {UNIT}
+sleep 4
+systemctl show --property=MainPID,NRestarts {UNIT} >/root/watched
+test "$(systemctl show --property=MainPID --value {UNIT})" = "$pid"
+kill -STOP "$pid"
+for second in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    sleep 1
+    test "$(systemctl show --property=NRestarts --value {UNIT})" != 1 || break
+done
+for second in 1 2 3 4 5 6 7 8 9 10; do
+    ! systemctl is-active {UNIT} || break
+    sleep 1
+done
+systemctl show --property=ActiveState,NRestarts {UNIT} >/root/restarted
 systemctl stop {UNIT}
 systemctl show --property=Result,ExecMainStatus {UNIT} >/root/stopped
+systemctl start --no-block {UNIT}
+sleep 0.3
+systemctl stop {UNIT}
+systemctl show --property=Result,ActiveState {UNIT} >/root/stopped-early
 rm /etc/credstore/{SECRET}
 systemctl start {UNIT}
 echo nonsense >/etc/vmss-upgrade-exporter/config.yaml
@@ -152,6 +174,10 @@ def look_at(root: Path) -> None:
     assert float(started[1]) > 1.7e9
     print("the secret:", (root / "secret").read_text().strip())
     assert (root / "secret").read_text().split()[0] in {"400", "440"}
+    assert (root / "healthy").read_text().strip() == "Healthy"
+    assert properties(root / "watched")["NRestarts"] == "0", "it told the watchdog that it is alive"
+    assert properties(root / "restarted") == {"ActiveState": "active", "NRestarts": "1"}
+    assert properties(root / "stopped-early") == {"Result": "success", "ActiveState": "inactive"}
     assert properties(root / "stopped") == {"Result": "success", "ExecMainStatus": "0"}
     assert properties(root / "refused") == {"ActiveState": "failed", "ExecMainStatus": "2", "NRestarts": "0"}
 

@@ -60,3 +60,16 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [debian_program("systemd-analyze"), *arguments], check=False, capture_output=True, text=True
     )
+
+
+def test_it_is_started_once_it_says_so_and_restarted_when_it_says_nothing():
+    settings = dict(
+        line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match(r"[A-Z]\w+=", line)
+    )
+    assert settings["Type"] == "notify"
+    assert settings["NotifyAccess"] == "main"
+    assert settings["WatchdogSec"] == "60s"
+    assert settings["ExecReload"] == "kill -HUP $MAINPID"
+    # SIGHUP in the hundredth of a second before Python runs ends it, and systemd takes that for a clean end.
+    assert settings["Restart"] == "always"
+    assert settings["RestartPreventExitStatus"] == "2"
