@@ -8,7 +8,6 @@ import gc
 import os
 import platform
 import re
-import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -24,6 +23,8 @@ NAME = "vmss-upgrade-exporter"
 DEFAULT_PORT = 9847
 FAILURE = 1
 WRONG_USE = 2
+FLUSH_SECONDS = 2.0
+"""How long the end waits for a reader of the last log lines."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,12 +58,14 @@ def _run(flags: Namespace) -> int:
     try:
         commands.COMMANDS[flags.command](flags)
     except commands.ConfigError as error:
-        print(error, file=sys.stderr)
+        log.write_line(str(error))
         return WRONG_USE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{NAME}: {where}{error.strerror or error}", file=sys.stderr)
+        log.write_line(f"{NAME}: {where}{error.strerror or error}")
         return FAILURE
+    finally:
+        log.flush(FLUSH_SECONDS)
     return 0
 
 
@@ -222,8 +225,9 @@ def _log_flags() -> ArgumentParser:
     flags.add_argument(
         "--log.level",
         dest="log_level",
+        type=lambda text: "warning" if text == "warn" else text,
         choices=log.LEVELS,
-        help="least level to log (info)",
+        help="least level to log; warn is short for warning (info)",
     )
     flags.add_argument(
         "--log.format", dest="log_format", choices=log.FORMATS, help="of the log lines (logfmt)"

@@ -25,7 +25,7 @@ from exporter.discovery import Discoverer, merge, select
 from exporter.exposition import Exposition
 from exporter.families import FAMILIES, JOURNAL_FAMILIES
 from exporter.gate import Gate
-from exporter.log import fields
+from exporter.log import count_dropped, fields
 from exporter.plan import Budget, Plan
 from exporter.poller import PlanAccount, Poller
 from exporter.recorder import Recorder
@@ -155,6 +155,7 @@ class Daemon:
         self._config = config = read()
         self._clock = steady_clock()
         self._telemetry = Telemetry(process=lasting)
+        count_dropped(self._telemetry.log_lines_dropped.inc)
         journal = config.journal if lasting else None
         self._store = Store(FAMILIES + JOURNAL_FAMILIES if journal else FAMILIES)
         self.exposition = Exposition(self._store, self._telemetry)

@@ -7,7 +7,10 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
+
+from exporter.log_writer import LogWriter
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json")
@@ -19,11 +22,58 @@ def fields(**values: object) -> dict[str, dict[str, object]]:
 
 
 def configure(level: str, line_format: str) -> None:
-    """Send all logging to standard error, in one format."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Logfmt() if line_format == "logfmt" else Json())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)  # a line a ring
+    """Send all logging to standard error, in one format, without ever waiting for its reader.
+
+    Where standard error is closed, nothing is logged.
+    """
+    formatter = Logfmt() if line_format == "logfmt" else Json()
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if sys.stderr is not None:
+        handlers = [_Queueing(sys.stderr.fileno(), formatter)]
+    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
+    # APScheduler has a line for each tick at level info.
+    logging.getLogger("apscheduler").setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def write_line(line: str) -> None:
+    """Write a line to standard error as it is, behind the log lines before it."""
+    for handler in _handlers():
+        handler.writer.put(line)
+
+
+def flush(seconds: float) -> None:
+    """Wait until all lines are written, but no longer than this: nobody may be there to read them."""
+    for handler in _handlers():
+        handler.writer.flush(seconds)
+
+
+def count_dropped(count: Callable[[int], object]) -> None:
+    """Call ``count`` with a number of log lines whenever some are dropped because nobody reads standard error."""
+    for handler in _handlers():
+        handler.writer.count_dropped(count)
+
+
+class _Queueing(logging.Handler):
+    """Hands formatted lines to a ``LogWriter``."""
+
+    def __init__(self, descriptor: int, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.writer = LogWriter(descriptor, self._report)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the record at once, as what it refers to may change, and write it later."""
+        self.writer.put(self.format(record))
+
+    def _report(self, lines: int) -> str:
+        values: dict[str, object] = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+        return self.format(
+            logging.makeLogRecord({**values, "msg": "log lines dropped", **fields(lines=lines)})
+        )
+
+
+def _handlers() -> list[_Queueing]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Queueing)]
 
 
 class Logfmt(logging.Formatter):

@@ -116,6 +116,9 @@ class Telemetry:
         )
         self.credential_failures = counter("credential_failures", "Failures to get a token.")
         self.journal_failures = counter("journal_failures", "Failures to read or write the journal.")
+        self.log_lines_dropped = counter(
+            "log_lines_dropped", "Log lines that were not written because nothing read standard error."
+        )
         self.unrecognised_values = counter(
             "unrecognised_values", "Absurd fields of good answers, counted as absent.", "field"
         )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import Iterator
 from io import StringIO
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.log import FORMATS, LEVELS, Json, Logfmt, configure, fields
+from exporter.log import FORMATS, LEVELS, Json, Logfmt, configure, fields, flush
 
 CREATED = 1_750_000_000.1239
 
@@ -118,12 +120,13 @@ def restored() -> Iterator[None]:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("line_format", FORMATS)
 def test_all_logging_goes_to_standard_error(
-    restored: None, capsys: pytest.CaptureFixture[str], level: str, line_format: str
+    restored: None, capfd: pytest.CaptureFixture[str], level: str, line_format: str
 ) -> None:
     configure(level, line_format)
     for each in LEVELS:
         logging.getLogger("some.library").log(getattr(logging, each.upper()), "%s is full", each)
-    written = capsys.readouterr()
+    flush(60)
+    written = capfd.readouterr()
     assert written.out == ""
     shown = LEVELS[LEVELS.index(level) :]
     if line_format == "json":
@@ -136,7 +139,55 @@ def test_all_logging_goes_to_standard_error(
         ]
 
 
-def test_the_clock_does_not_log_its_rings(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
-    configure("debug", "logfmt")
-    logging.getLogger("apscheduler.executors.default").info("Running job")
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["warning", "error"]),
+        ("info", ["warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_the_clock_logs_warnings_only_and_not_against_the_level(
+    restored: None, capfd: pytest.CaptureFixture[str], level: str, shown: list[str]
+) -> None:
+    configure(level, "json")
+    for each in LEVELS:
+        logging.getLogger("apscheduler.executors.default").log(getattr(logging, each.upper()), each)
+    flush(60)
+    assert [json.loads(line)["msg"] for line in capfd.readouterr().err.splitlines()] == shown
+
+
+@pytest.mark.parametrize(
+    ("line_format", "told"),
+    [
+        ("logfmt", r'time=\S+ level=warning msg="log lines dropped" lines=(\d+)'),
+        ("json", r'\{"time": "[^"]+", "level": "warning", "msg": "log lines dropped", "lines": (\d+)\}'),
+    ],
+)
+def test_dropped_lines_are_told_in_the_format_of_the_log(
+    restored: None, monkeypatch: pytest.MonkeyPatch, line_format: str, told: str
+) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as reading, os.fdopen(writer, "w") as standard_error:
+        monkeypatch.setattr(sys, "stderr", standard_error)
+        configure("info", line_format)
+        for _ in range(3000):
+            logging.getLogger("exporter").info("x" * 1000)
+        for line in reading:
+            match = re.fullmatch(told, line.rstrip("\n"))
+            if match is not None:
+                break
+        assert match is not None
+        assert int(match[1]) > 0
+        flush(60)
+
+
+def test_nothing_is_logged_where_standard_error_is_closed(
+    restored: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    configure("info", "logfmt")
+    logging.getLogger("exporter").error("not to descriptor 2, which is another file by now")
+    flush(60)
+    assert capfd.readouterr().err == ""
