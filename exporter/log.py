@@ -1,6 +1,7 @@
 """Log lines as Prometheus' exporters write them: logfmt, or JSON, on standard error.
 
-A message is a constant; what varies is given as ``extra=fields(...)`` and becomes key and value.
+A message is a constant; what varies is given as ``extra=fields(...)`` and becomes key and value. No line shows a
+secret that this process remembers, whoever logs it, not even in a traceback.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from exporter.log_writer import LogWriter
+from exporter.redaction import redact
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json")
@@ -89,7 +91,7 @@ class Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return json.dumps(_items(record), default=str)
+        return json.dumps(_items(record))
 
 
 def _items(record: logging.LogRecord) -> dict[str, object]:
@@ -102,7 +104,10 @@ def _items(record: logging.LogRecord) -> dict[str, object]:
     }
     if record.exc_info:
         items["traceback"] = logging.Formatter().formatException(record.exc_info)
-    return items
+    return {
+        key: value if isinstance(value, int | float | None) else redact(str(value))
+        for key, value in items.items()
+    }
 
 
 def escaped(text: str) -> str:

@@ -34,7 +34,7 @@ LAYERS = (
         "snapshot",
     },
     {"address", "document", "history", "journal_file", "log", "pace", "wall_clock"},
-    {"label_limits", "log_writer", "scale_set", "signals"},
+    {"label_limits", "log_writer", "redaction", "scale_set", "signals"},
 )
 """Who stands higher may import who stands lower, and nobody else."""
 
