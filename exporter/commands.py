@@ -17,8 +17,9 @@ from pathlib import Path
 from time import time
 
 from exporter import daemon, signals
-from exporter.azure.errors import Unauthorized
+from exporter.azure.errors import PollError
 from exporter.azure.identity import check_files
+from exporter.azure.proxy import configured_proxy
 from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, latest_end
 from exporter.backfill import backfill as write_past
 from exporter.config import Config, ConfigError, load
@@ -36,7 +37,17 @@ log = logging.getLogger(__name__)
 
 
 def _load(flags: Namespace) -> Config:
-    config = load(flags.config_file)
+    faults: list[str] = []
+    try:
+        configured_proxy()
+    except ValueError as error:
+        faults.append(str(error))
+    try:
+        config = load(flags.config_file)
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(tuple(faults))
     check_files(config.credential)
     return config
 
@@ -84,10 +95,10 @@ def _check_folder(path: Path) -> None:
 def _try(config: Config, *, json: bool) -> None:
     try:
         findings = asyncio.run(examine(config))
-    except Unauthorized as error:
+    except PollError as error:
         if json:
             print(as_json(not_signed_in(config, error)))
-        raise OSError(f"cannot sign in: {escaped(str(error))}") from error
+        raise OSError(f"cannot sign in: {escaped(str(error))} ({error.reason.value})") from error
     print(as_json(findings) if json else as_table(findings))
     failing = sum(not finding.fine for finding in findings)
     if failing:

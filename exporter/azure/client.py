@@ -42,10 +42,10 @@ from exporter.azure.errors import (
     Unreachable,
     one_line,
     parse_error,
-    without,
 )
 from exporter.azure.proxy import proxy_for
 from exporter.azure.turns import Turns
+from exporter.redaction import BEGINNING, MASK
 from exporter.scale_set import ScaleSet, resource_id
 from exporter.telemetry import Telemetry
 
@@ -112,12 +112,14 @@ class Client:
         self._list_turns: dict[str, Turns] = {}
         self._share = 1.0
         self._scopes: dict[str, set[str]] = {}
+        proxy = proxy_for(cloud.endpoint)
+        self.proxy_headers = None if proxy is None else proxy.headers
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"vmss-upgrade-exporter/{__version__}", "Accept": "application/json"},
             middlewares=(_send_once,),
-            proxy=proxy_for(cloud.endpoint),
+            proxy=None if proxy is None else proxy.url,
         )
 
     def search_with(self, share: float) -> None:
@@ -192,6 +194,14 @@ class Client:
         await self.session.close()
 
 
+class _NoToken(Exception):
+    """There is no token, for the reason that ``failure`` says."""
+
+    def __init__(self, failure: PollError) -> None:
+        super().__init__()
+        self.failure = failure
+
+
 class _Call:
     """One poll's round trip: requests, retries and pages under one deadline."""
 
@@ -247,6 +257,8 @@ class _Call:
                         raise _malformed(f"more than {MAX_PAGES} pages", pages[-1])
         except (TimeoutError, TimedOut):
             raise self._verdict from None
+        except _NoToken as failed:
+            raise failed.failure from None
         last = pages[-1]
         if len(pages) > 1:
             return Answer(tuple([page.document for page in pages]), last.request_id, last.excerpt)
@@ -285,14 +297,23 @@ class _Call:
             return await self._request(ask, token)
         except Unauthorized as refusal:
             self._meter.spend()
+            before, self._verdict = self._verdict, refusal
             token = await self._token(credential.fresh_token(token, refusal.claims))
+            self._verdict = before
             return await self._request(ask, token)
 
     async def _token(self, asked: Coroutine[None, None, str]) -> str:
-        verdict, self._verdict = self._verdict, Unauthorized(f"no token within {self._timeout:g} s")
-        token = await asked
-        self._verdict = verdict
-        return token
+        """Return a token. How often the identity endpoint is asked is the credential's to decide, so no retry here."""
+        try:
+            return await asked
+        except PollError as failure:
+            raise _NoToken(failure) from None
+        except asyncio.CancelledError:  # by the deadline, or else the verdict is nobody's
+            if failed := self._client.credential.failure:
+                self._verdict = failed
+            elif self._verdict is self._silence:
+                self._verdict = TimedOut(f"no token within {self._timeout:g} s")
+            raise
 
     async def _take_turn(self, turns: Turns) -> None:
         """Wait for our turn while the deadline stands still: it is not Azure that is slow."""
@@ -320,6 +341,7 @@ class _Call:
                 ask.url,
                 data=ask.body,
                 headers=_headers(token, ask),
+                proxy_headers=self._client.proxy_headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self._timeout / ATTEMPTS),
             ) as response:
@@ -332,9 +354,8 @@ class _Call:
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
-        except PollError as error:
-            error.hide(token)  # whoever answers may quote what was asked
-            if self._turns is not None and isinstance(error, Throttled):
+        except Throttled as error:
+            if self._turns is not None:
                 self._turns.rest(error.retry_after)
             raise
         finally:
@@ -404,7 +425,7 @@ def _no_answer(error: Exception) -> PollError:
             # An orderly end; of a reset aiohttp does not tell what came before it.
             return (Malformed if code >= HTTPStatus.CONTINUE else Unreachable)("the answer ended in its head")
         case aiohttp.ClientHttpProxyError(status=status, message=message):
-            return Unreachable(one_line(f"the proxy answers {status} {message}"))  # its URL holds a password
+            return Unreachable(one_line(f"the proxy answers {status} {message}"))
         case aiohttp.ClientResponseError() if not _is_bad_status_line(error):
             return Malformed(why)
     return Unreachable(why)
@@ -463,12 +484,10 @@ def _json(text: str) -> object:
 
 
 async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) -> _Page:
-    """Decode the body of a good answer, unless it is the one that is known. The token, should it be quoted, is left out."""
+    """Decode the body of a good answer, unless it is the one that is known. Its texts do not quote the token."""
     body, broken = await _read(response, MAX_PAGE_BYTES + 1)
-    body = body.replace(token.encode(), b"***")
     digest = blake2b(body, digest_size=16).digest()
-    request_id = without(token, response.headers.get("x-ms-request-id", ""))
-    page = _Page(None, request_id, _excerpt(body), digest)
+    page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body), digest)
     if isinstance(broken, TimeoutError):
         raise broken
     if broken is not None:
@@ -479,9 +498,23 @@ async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) ->
         raise _malformed(f"a page of more than {MAX_PAGE_BYTES} bytes", page)
     try:
         document = _json(body.decode().removeprefix("\ufeff"))
+        if len(token) >= BEGINNING and token.encode() in body:  # a shorter one may stand there by chance
+            document = _without(token, document)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"not JSON: {one_line(str(error))}", page) from error
     return _Page(document, page.request_id, page.excerpt, digest)
+
+
+def _without(token: str, document: object) -> object:
+    """Return a decoded document with ``MASK`` for the token in its texts."""
+    match document:
+        case str():
+            return document.replace(token, MASK)
+        case list():
+            return [_without(token, each) for each in document]
+        case dict():
+            return {_without(token, name): _without(token, each) for name, each in document.items()}
+    return document
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Exception | None]:

@@ -6,35 +6,30 @@ Raised by the client and the credential, caught once, in the poller.
 import json
 from typing import ClassVar
 
+from exporter.redaction import redact
 from exporter.snapshot import Reason
 
 EXCERPT = 256
 """Characters of a body that an error quotes."""
-TELLING = 16
-"""Characters of a token that say nothing yet: all tokens begin alike."""
+_LONGEST_SECRET = 64 * 1024
+"""Characters of a token, the longest of secrets, that may stand in a text which is cut later."""
 
 
 class PollError(Exception):
-    """A poll failed. ``str()`` says why in one line, for the log and the status page."""
+    """A poll failed. ``str()`` says why in one line, for the log and the status page, without any secret."""
 
     reason: ClassVar[Reason]
 
     def __init__(self, message: str, *, request_id: str = "", excerpt: str = "") -> None:
-        super().__init__(message)
-        self.request_id = request_id
+        super().__init__(redact(message))
+        self.request_id = redact(request_id)
         """``x-ms-request-id`` of the answer, for Azure's support."""
-        self.excerpt = excerpt
+        self.excerpt = redact(excerpt)
         """The first characters of an answer that made no sense."""
-
-    def hide(self, secret: str) -> None:
-        """Take a secret out of all that this error says."""
-        self.args = (without(secret, str(self)),)
-        self.request_id = without(secret, self.request_id)
-        self.excerpt = without(secret, self.excerpt)
 
 
 class Unauthorized(PollError):
-    """401, or no token."""
+    """401, or no token because the identity provider refused one or the machine has no credential to use."""
 
     reason = Reason.UNAUTHORIZED
 
@@ -84,7 +79,7 @@ class Passing(PollError):
 
 
 class ServerError(Passing):
-    """5xx."""
+    """5xx, of the identity endpoint too."""
 
     reason = Reason.SERVER_ERROR
 
@@ -96,7 +91,7 @@ class TimedOut(Passing):
 
 
 class Unreachable(Passing):
-    """No connection, or it broke before an answer came: DNS, connect, TLS, reset."""
+    """No connection to Azure or its identity endpoint, or it broke before an answer came: DNS, connect, TLS, reset."""
 
     reason = Reason.UNREACHABLE
 
@@ -118,12 +113,10 @@ def parse_error(body: bytes) -> str:
     return ": ".join(one_line(text) for text in texts if isinstance(text, str))
 
 
-def without(secret: str, text: str) -> str:
-    """Return a text with ``***`` for a secret; one that ends amid the secret ends where that begins."""
-    head, cut, _ = text.replace(secret, "***").partition(secret[:TELLING])
-    return f"{head}***" if cut else head
-
-
 def one_line(text: str, limit: int = EXCERPT) -> str:
-    """Return the first ``limit`` characters, fit for one line of a log."""
+    """Return the first ``limit`` characters, fit for one line of a log.
+
+    The text is redacted before it is cut: a secret that is cut in two is not recognised any more.
+    """
+    text = redact(text[: 4 * limit + _LONGEST_SECRET])
     return " ".join(text[: 4 * limit].encode(errors="replace").decode().split())[:limit]

@@ -42,6 +42,7 @@ from exporter.azure.errors import (
     Unauthorized,
     Unreachable,
 )
+from exporter.redaction import remember
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason
 from exporter.telemetry import Telemetry
@@ -205,14 +206,21 @@ class Tokens(Credential):
     """Signs in nowhere: gives ``token-1``, and ``token-2`` once that is refused."""
 
     def __init__(self) -> None:
+        remember("token-1", "token-2")
+        self.first = "token-1"
+        self.failed: PollError | None = None
         self.refused: list[tuple[str, str | None]] = []
         self.hangs = False
         self.hangs_when_refused = False
 
+    @property
+    def failure(self) -> PollError | None:
+        return self.failed
+
     async def token(self) -> str:
         if self.hangs:
             await asyncio.Event().wait()
-        return "token-1"
+        return self.first
 
     async def fresh_token(self, refused: str, claims: str | None) -> str:
         self.refused.append((refused, claims))
@@ -787,18 +795,31 @@ async def test_each_page_may_have_its_token_refused(azure: Azure) -> None:
     assert azure.spent == [1, 2]
 
 
-async def test_no_token_by_the_deadline_is_unauthorized(azure: Azure) -> None:
+async def test_no_token_by_the_deadline_is_a_timeout(azure: Azure) -> None:
     azure.tokens.hangs = True
     failure = await azure.failure(timeout_seconds=0.1)
-    assert (type(failure), str(failure)) == (Unauthorized, "no token within 0.1 s")
+    assert (type(failure), str(failure)) == (TimedOut, "no token within 0.1 s")
     assert azure.server.connections == 0
 
 
-async def test_no_fresh_token_by_the_deadline_is_unauthorized(azure: Azure) -> None:
+async def test_no_token_by_the_deadline_has_the_reason_of_the_last_failed_sign_in(azure: Azure) -> None:
+    azure.tokens.hangs = True
+    azure.tokens.failed = Unreachable("no token: Cannot connect")
+    failure = await azure.failure(timeout_seconds=0.1)
+    assert (type(failure), str(failure)) == (Unreachable, "no token: Cannot connect")
+
+
+async def test_no_fresh_token_by_the_deadline_has_the_reason_of_azures_refusal(azure: Azure) -> None:
     azure.server.will(REFUSED)
     azure.tokens.hangs_when_refused = True
     failure = await azure.failure(timeout_seconds=0.2)
-    assert (type(failure), str(failure)) == (Unauthorized, "no token within 0.2 s")
+    assert type(failure) is Unauthorized
+    assert str(failure) == "HTTP 401 ExpiredAuthenticationToken: Late."
+
+
+async def test_silence_after_a_fresh_token_is_a_timeout(azure: Azure) -> None:
+    azure.server.will(REFUSED, hang())
+    assert type(await azure.failure(timeout_seconds=0.3)) is TimedOut
 
 
 # --- Bodies that are no history
@@ -888,10 +909,22 @@ async def test_an_answer_that_quotes_the_token_is_shown_without_it(azure: Azure,
 
 
 async def test_a_history_that_quotes_the_token_comes_without_it(azure: Azure) -> None:
-    azure.server.will(ok({"value": [{"properties": {"error": {"message": "Bearer token-1"}}}]}))
+    token = azure.tokens.first = "token-of-a-real-length"
+    azure.server.will(ok({"value": [{"properties": {"error": {"message": f"Bearer {token}", token: 7}}}]}))
     answer = await azure.poll()
-    assert answer.pages == ({"value": [{"properties": {"error": {"message": "Bearer ***"}}}]},)
-    assert "token-1" not in answer.excerpt
+    assert answer.pages == ({"value": [{"properties": {"error": {"message": "Bearer ***", "***": 7}}}]},)
+
+
+@pytest.mark.parametrize("token", ['"', "e", "value", "Completed", "2026-01-01T00"])
+async def test_a_short_token_leaves_the_history_as_it_is(azure: Azure, token: str) -> None:
+    azure.tokens.first = token
+    history = {
+        "value": [
+            {"properties": {"runningStatus": {"code": "Completed", "startTime": "2026-01-01T00:00:00Z"}}}
+        ]
+    }
+    azure.server.will(ok(history))
+    assert (await azure.poll()).pages == (history,)
 
 
 async def test_a_page_of_just_8_mib_is_read(azure: Azure) -> None:
