@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
-from exporter.azure.errors import PollError, Unauthorized
+from exporter.azure.errors import PollError
 from exporter.banners import DISCOVERY_PERMISSION, HISTORY_PERMISSION
 from exporter.config import Config, Subscription
 from exporter.discovery import Discoverer, select
@@ -79,7 +79,7 @@ async def examine(config: Config) -> tuple[Finding, ...]:
     """Sign in and ask each subscription for one history, and for its scale sets where it is to be searched.
 
     Raises:
-        Unauthorized: there is no token to be had, so nothing else was tried.
+        PollError: there is no token, for the reason that it says, so nothing else was tried.
 
     """
     telemetry = Telemetry()
@@ -99,7 +99,7 @@ async def examine(config: Config) -> tuple[Finding, ...]:
         await credential.close()
 
 
-def not_signed_in(config: Config, error: Unauthorized) -> tuple[Finding, ...]:
+def not_signed_in(config: Config, error: PollError) -> tuple[Finding, ...]:
     """Return of each subscription that there was no token to ask it with."""
     trial = Trial(SIGN_IN, reason=error.reason.value, error=str(error))
     return tuple(Finding(subscription.id, (trial,)) for subscription in config.subscriptions)

@@ -177,11 +177,13 @@ class Proxy:
     to: int
     port: int = 0
     targets: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
     status: str = "200 Connection established"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.targets.append(head.split()[1])
+        self.heads.append(head)
         writer.write(f"HTTP/1.1 {self.status}\r\n\r\n".encode())
         if not self.status.startswith("200"):
             writer.close()

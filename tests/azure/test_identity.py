@@ -1,25 +1,31 @@
 """Each kind of credential at a real https token endpoint: whom it asks, for what, and what is said of its files."""
 
+import asyncio
 import json
 import os
 import stat
 import time
 from base64 import b64encode, urlsafe_b64decode
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from azure.core.pipeline.policies._retry import RetryPolicyBase
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.identity import CredentialUnavailableError
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import pkcs12
 
+from exporter.azure import credential as module
+from exporter.azure import identity
 from exporter.azure.budget import Unmetered
 from exporter.azure.client import Client
 from exporter.azure.clouds import CLOUDS, Cloud
 from exporter.azure.credential import Credential
-from exporter.azure.errors import Unauthorized, Unreachable
+from exporter.azure.errors import PollError, ServerError, TimedOut, Unauthorized, Unreachable
 from exporter.azure.identity import UnusableFile, check_files
 from exporter.config import (
     AzureCli,
@@ -42,6 +48,7 @@ from tests.entra import (
     invalid_client,
     proxy_to,
     serving_https,
+    trusted,
 )
 
 TENANT, CLIENT = "some-tenant", "some-client"
@@ -75,11 +82,11 @@ class Place:
         self.made.append(Credential(config, cloud or self.cloud, self.telemetry))
         return self.made[-1]
 
-    async def failure(self, config: CredentialConfig) -> str:
-        with pytest.raises(Unauthorized) as caught:
+    async def failure(self, config: CredentialConfig, kind: type[PollError] = Unauthorized) -> str:
+        with pytest.raises(PollError) as caught:
             await self.credential(config).token()
         text = str(caught.value)
-        assert text.splitlines() == [text]
+        assert (type(caught.value), text.splitlines()) == (kind, [text])
         return text
 
 
@@ -89,7 +96,8 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     for name in os.environ:
         if name.startswith(("AZURE_", "IDENTITY_", "IMDS_", "MSI_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(RetryPolicyBase, "get_backoff_time", lambda *_: 0.0)
+    monkeypatch.setattr(module, "SPACING_SECONDS", 0.0)
+    monkeypatch.setattr(module, "JITTER_SECONDS", 0.0)
     async with entra_id() as entra:
         cloud = Cloud("custom", "https://arm.invalid", "https://audience.example", entra.url)
         place = Place(entra, tmp_path, cloud, monkeypatch)
@@ -219,12 +227,20 @@ async def test_no_proxy_keeps_a_sign_in_from_the_proxy(place: Place) -> None:
     assert proxy.targets == []
 
 
+async def test_a_proxy_is_told_user_and_password_in_a_header(place: Place) -> None:
+    async with proxy_to(place.entra.port) as proxy:
+        place.monkeypatch.setenv("https_proxy", f"http://us%40er:p%2Fw@127.0.0.1:{proxy.port}")
+        assert await place.credential(client_secret(place)).token() == "token-1"
+    (head,) = proxy.heads
+    assert "Proxy-Authorization: Basic dXNAZXI6cC93\r\n" in head  # us@er:p/w
+
+
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway"])
 async def test_a_proxy_that_refuses_is_told_without_its_password(place: Place, status: str) -> None:
     async with proxy_to(place.entra.port) as proxy:
         proxy.status = status
         place.monkeypatch.setenv("https_proxy", f"http://someone:s3cr3t@127.0.0.1:{proxy.port}")
-        text = await place.failure(client_secret(place))
+        text = await place.failure(client_secret(place), Unreachable)
     assert status.partition(" ")[0] in text
     assert "s3cr3t" not in text
 
@@ -344,6 +360,18 @@ async def test_a_secret_that_cannot_be_used_is_told_in_one_line(
 # --- The Azure CLI
 
 
+_POOL = "HTTPSConnectionPool(host='login.microsoftonline.com', port=443): Max retries exceeded with url: /t/oauth2"
+AZ_ERRORS = {
+    "offline": f"{_POOL} (Caused by NewConnectionError('<x>: Failed to establish a new connection: [Errno 111] x'))",
+    "nameless": f"{_POOL} (Caused by NameResolutionError(\"Failed to resolve 'login.microsoftonline.com'\"))",
+    "cut off": "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))",
+    "no network": f"Please ensure you have network connection. Error detail: {_POOL}",
+    "slow": f"{_POOL} (Caused by ConnectTimeoutError('<x>, Connection to login.microsoftonline.com timed out.'))",
+    "refused": "AADSTS700082: The refresh token has expired due to inactivity, the connection timed out.",
+    "strange": "The command failed with an unexpected error.",
+}
+
+
 def az(place: Place, state: str) -> Path:
     """Put an ``az`` on the PATH; return the file that holds what it was called with."""
     folder, calls = place.folder / "bin", place.folder / "calls"
@@ -355,6 +383,8 @@ def az(place: Place, state: str) -> Path:
         "signed in": f"echo '{answer}'",
         "signed out": "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
         "broken": "echo '<html>s3cr3t</html>'",
+        "hanging": "exec sleep 60",
+        **{state: f'cat >&2 <<"END"\nERROR: {said}\nEND\nexit 1' for state, said in AZ_ERRORS.items()},
     }
     program = folder / "az"
     program.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n{ways[state]}\n')
@@ -407,13 +437,38 @@ async def test_an_azure_cli_that_gives_no_token_is_told_in_one_line(
     assert (await place.failure(AzureCli())).startswith(said)
 
 
+@pytest.mark.parametrize("config", [AzureCli(), DefaultCredential()], ids=["alone", "in the default"])
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("offline", Unreachable),
+        ("nameless", Unreachable),
+        ("cut off", Unreachable),
+        ("no network", Unreachable),
+        ("slow", TimedOut),
+        ("refused", Unauthorized),
+        ("strange", Unauthorized),
+        ("signed out", Unauthorized),
+        ("broken", Unauthorized),
+    ],
+)
+async def test_an_azure_cli_that_did_not_reach_the_identity_provider_was_not_refused(
+    place: Place, config: CredentialConfig, state: str, kind: type[PollError]
+) -> None:
+    """Azure/azure-cli#11829, #31401: the network's failures come as the text of an exception."""
+    place.monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")  # nothing that asks the machine's own endpoint
+    place.monkeypatch.setenv("PATH", "/usr/bin:/bin")  # where no other of these command lines is
+    az(place, state)
+    await place.failure(config, kind)
+
+
 # --- Trust
 
 
 async def test_a_token_endpoint_whose_certificate_nobody_vouches_for_gets_no_secret(place: Place) -> None:
     async with entra_id(Authority("unknown")) as impostor:
         place.cloud = Cloud("custom", "https://arm.invalid", "https://arm.invalid", impostor.url)
-        text = await place.failure(client_secret(place))
+        text = await place.failure(client_secret(place), Unreachable)
     assert text.startswith("no token: Cannot connect to host localhost:")
     assert "certificate verify failed" in text
     assert impostor.asked == []
@@ -451,6 +506,225 @@ async def test_an_ssl_cert_file_that_holds_no_certificate_is_told(
     assert said in str(caught.value)
 
 
+# --- Failures of the identity endpoint
+
+
+def http(
+    status: str, body: bytes = b"", content_type: str = "application/json", length: int | None = None
+) -> bytes:
+    size = len(body) if length is None else length
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+OAUTH = b'{"error": "some_error", "error_description": "AADSTS0: why"}'
+ANSWERS: list[tuple[str, bytes, type[PollError]]] = [
+    ("closed without an answer", b"", Unreachable),
+    ("no HTTP", b"220 mail.example ESMTP\r\n\r\n", Unreachable),
+    ("half a status line", b"HTTP/1.1 2", Unreachable),
+    ("half a body", http("200 OK", b'{"access_token', length=99), Unreachable),
+    ("500", http("500 Internal Server Error", OAUTH), ServerError),
+    ("502 without a body", http("502 Bad Gateway"), ServerError),
+    ("503 with HTML", http("503 Service Unavailable", b"<html>", "text/html"), ServerError),
+    ("504 with nonsense", http("504 Gateway Timeout", b"{", "application/json"), ServerError),
+    ("408", http("408 Request Timeout", OAUTH), ServerError),
+    ("410", http("410 Gone", OAUTH), ServerError),
+    ("429", http("429 Too Many Requests", OAUTH), ServerError),
+    ("400", http("400 Bad Request", OAUTH), Unauthorized),
+    ("401", http("401 Unauthorized", OAUTH), Unauthorized),
+    ("403 with HTML", http("403 Forbidden", b"<html>", "text/html"), Unauthorized),
+    ("200 with HTML", http("200 OK", b"<html>", "text/html"), Unauthorized),
+    ("200 without a body", http("200 OK"), Unauthorized),
+]
+
+
+def by_client_secret(place: Place, url: str) -> CredentialConfig:
+    place.cloud = replace(place.cloud, authority=url)
+    return client_secret(place)
+
+
+def by_certificate(place: Place, url: str) -> CredentialConfig:
+    place.cloud = replace(place.cloud, authority=url)
+    return certificate(place)
+
+
+def by_workload(place: Place, url: str) -> CredentialConfig:
+    place.cloud = replace(place.cloud, authority=url)
+    return workload(place)
+
+
+def by_default_with_secret(place: Place, url: str) -> CredentialConfig:
+    place.cloud = replace(place.cloud, authority=url)
+    return default_with_secret(place)
+
+
+def by_default_with_workload(place: Place, url: str) -> CredentialConfig:
+    place.cloud = replace(place.cloud, authority=url)
+    return default_with_workload(place)
+
+
+def by_app_service(place: Place, url: str) -> CredentialConfig:
+    place.monkeypatch.setenv("IDENTITY_ENDPOINT", f"{url}/token")
+    place.monkeypatch.setenv("IDENTITY_HEADER", "header")
+    return ManagedIdentity()
+
+
+def by_imds(place: Place, url: str) -> CredentialConfig:
+    place.monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", url)
+    return ManagedIdentity()
+
+
+def by_default_on_app_service(place: Place, url: str) -> CredentialConfig:
+    by_app_service(place, url)
+    return DefaultCredential()
+
+
+def by_default_with_imds(place: Place, url: str) -> CredentialConfig:
+    by_imds(place, url)
+    return DefaultCredential()
+
+
+OVER_HTTPS = [by_client_secret, by_certificate, by_workload, by_default_with_secret, by_default_with_workload]
+OVER_HTTP = [by_app_service, by_imds, by_default_on_app_service, by_default_with_imds]
+By = Callable[[Place, str], CredentialConfig]
+
+
+@asynccontextmanager
+async def raw_endpoint(
+    by: By, answer: bytes | None, authority: Authority | None = None
+) -> AsyncIterator[str]:
+    """Answer each connection with these bytes, or never; yield the URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            if answer is None:
+                await reader.read()  # until the client gives up
+            else:
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+
+    context = (authority or trusted()).server() if by in OVER_HTTPS else None
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        yield f"https://localhost:{port}" if context else f"http://127.0.0.1:{port}"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("by", [*OVER_HTTPS, *OVER_HTTP])
+@pytest.mark.parametrize(("answer", "kind"), [pytest.param(*case[1:], id=case[0]) for case in ANSWERS])
+async def test_what_the_identity_endpoint_answers_decides_the_reason(
+    place: Place, by: By, answer: bytes, kind: type[PollError]
+) -> None:
+    async with raw_endpoint(by, answer) as url:
+        assert (await place.failure(by(place, url), kind)).startswith("no token: ")
+
+
+@pytest.mark.parametrize("by", [*OVER_HTTPS, *OVER_HTTP])
+async def test_an_identity_endpoint_that_hangs_is_a_timeout(place: Place, by: By) -> None:
+    place.monkeypatch.setattr(module, "SIGN_IN_SECONDS", 0.5)
+    async with raw_endpoint(by, None) as url:
+        assert await place.failure(by(place, url), TimedOut) == "no token: no answer within 0.5 s"
+
+
+@pytest.mark.parametrize("by", [*OVER_HTTPS, *OVER_HTTP])
+@pytest.mark.parametrize("host", [None, "nowhere.invalid"], ids=["nobody listens", "no such host"])
+async def test_an_identity_endpoint_out_of_reach_is_unreachable(
+    place: Place, by: By, host: str | None
+) -> None:
+    async with raw_endpoint(by, b"") as url:
+        pass
+    url = url if host is None else f"{url.partition(':')[0]}://{host}"
+    assert "Cannot connect to host" in await place.failure(by(place, url), Unreachable)
+
+
+@pytest.mark.parametrize("by", OVER_HTTPS)
+async def test_an_identity_endpoint_that_nobody_vouches_for_is_unreachable(place: Place, by: By) -> None:
+    async with raw_endpoint(by, b"", Authority("unknown")) as url:
+        assert "certificate verify failed" in await place.failure(by(place, url), Unreachable)
+
+
+async def test_a_sign_in_is_one_request(place: Place) -> None:
+    """azure-identity would repeat it by itself, unseen by the spacing of sign-ins."""
+    place.entra.refuse = lambda _: (503, {"error": "temporarily_unavailable"})
+    await place.failure(client_secret(place), ServerError)
+    assert len(place.entra.asked) == 2  # two sign-ins
+
+
+@pytest.mark.parametrize("by", [by_client_secret, by_imds, by_default_with_secret])
+async def test_a_moment_without_the_identity_endpoint_costs_no_poll(place: Place, by: By) -> None:
+    issue = place.entra.issue
+    good = json.dumps({"access_token": issue(), "expires_in": 3600, "resource": "r"}).encode()
+    answers = iter([http("503 Service Unavailable"), http("200 OK", good)])
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(next(answers))
+        writer.close()
+
+    context = trusted().server() if by in OVER_HTTPS else None
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"https://localhost:{port}" if context else f"http://127.0.0.1:{port}"
+        assert await place.credential(by(place, url)).token() == "token-1"
+    assert place.telemetry.registry.get_sample_value("vmss_upgrade_exporter_credential_failures_total") == 1
+
+
+async def test_a_machine_without_any_credential_is_unauthorized(place: Place) -> None:
+    place.monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
+    place.monkeypatch.setenv("PATH", str(place.folder))
+    assert "AzureCliCredential: Azure CLI not found" in await place.failure(DefaultCredential())
+
+
+class Members:
+    """A chain of credentials that all fail, as ``DefaultAzureCredential`` asks them."""
+
+    def __init__(self, *credentials: object) -> None:
+        self.credentials: tuple[Any, ...] = credentials
+
+    async def get_token_info(self, *_: str, options: object) -> None:
+        for each in self.credentials:
+            with suppress(CredentialUnavailableError):
+                await each.get_token_info(options=options)
+        raise ClientAuthenticationError("none")
+
+
+class ManagedIdentityCredential:
+    async def get_token_info(self, *_: str, **__: object) -> None:
+        raise CredentialUnavailableError(message="no response") from ServiceRequestError("Cannot connect")
+
+
+class Absent:
+    async def get_token_info(self, *_: str, **__: object) -> None:
+        raise CredentialUnavailableError(message="not installed")
+
+
+@pytest.mark.parametrize(
+    ("worked_before", "variable", "members", "kind"),
+    [
+        (False, "", (Absent(), ManagedIdentityCredential(), Absent()), Unauthorized),
+        (True, "", (Absent(), ManagedIdentityCredential(), Absent()), Unreachable),
+        (False, "AZURE_POD_IDENTITY_AUTHORITY_HOST", (ManagedIdentityCredential(), Absent()), Unreachable),
+        (False, "", (ManagedIdentityCredential(),), Unreachable),
+        (True, "", (Absent(), Absent()), Unauthorized),
+    ],
+    ids=["never there", "there before", "configured", "the only one", "no other"],
+)
+async def test_only_an_identity_endpoint_that_is_known_to_exist_can_be_out_of_reach(
+    place: Place, worked_before: bool, variable: str, members: tuple[object, ...], kind: type[PollError]
+) -> None:
+    """Every machine may ask the default address of managed identities, and most have nobody there."""
+    if variable:
+        place.monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    chain = identity.Chain(Members(*members), identity.Answers(worked_before))
+    with pytest.raises(PollError) as caught:
+        await chain.get_token_info("scope")
+    assert type(caught.value) is kind
+
+
 # --- Secrets
 
 
@@ -475,22 +749,21 @@ async def test_an_endpoint_that_quotes_what_it_was_sent_does_not_make_us_show_it
         (workload, "assertion", "client_assertion", ASSERTION, "eyJ.another.one"),
     ],
 )
-async def test_a_secret_that_was_replaced_is_used_as_soon_as_the_old_one_fails(
+async def test_a_secret_that_was_replaced_is_used_at_the_next_sign_in(
     place: Place, make: Callable[[Place], CredentialConfig], *, file: str, proof: str, old: str, new: str
 ) -> None:
+    place.monkeypatch.setattr(module, "LOOKED_EXPIRED_SECONDS", 0.0)
     place.entra.expires_in = 0
     credential = place.credential(make(place))
     await credential.token()
     place.file(file, new)
-    place.entra.refuse = lambda form: None if form[proof] == new else invalid_client("AADSTS7000215: expired")
     place.entra.expires_in = 3600
     assert await credential.token() == await credential.token() == "token-2"
-    assert [asked.form[proof] for asked in place.entra.asked] == [old, old, new]
+    assert [asked.form[proof] for asked in place.entra.asked] == [old, new]
     assert place.telemetry.registry.get_sample_value("vmss_upgrade_exporter_credential_failures_total") == 0
 
 
 async def test_a_secret_that_was_wrong_from_the_start_can_be_replaced(place: Place) -> None:
-    place.monkeypatch.setattr("exporter.azure.credential.REMEMBERED_SECONDS", 0.0)
     place.entra.refuse = lambda form: (
         None if form["client_secret"] == "right" else invalid_client("AADSTS7000215")
     )
@@ -550,6 +823,7 @@ async def test_a_refused_token_costs_one_fresh_token_that_meets_the_claims(
 async def test_a_fresh_token_that_is_refused_too_is_the_end_of_the_poll(
     place: Place, challenged: Challenged
 ) -> None:
+    place.monkeypatch.setattr(module, "SPACING_SECONDS", 60.0)
     challenge = f'error="insufficient_claims", claims="{b64encode(CLAIMS.encode()).decode()}"'
     refusal = refusing(unauthorized("InvalidAuthenticationToken", "Not with this token.", challenge))
     challenged.simulator.fault("/osupgradehistory", refusal)

@@ -135,7 +135,7 @@ async def _polls(endpoint: str, entries: int, *, changing: bool, rounds: int) ->
                 assert len(json.loads(await response.read())["value"]) == entries
 
     contestants = (ours.polls, official, bare)
-    with patch("exporter.azure.credential.identity", return_value=token):
+    with patch("exporter.azure.identity.identity", return_value=token):
         for each in contestants:
             await each()  # connects, signs in, imports what it imports late
         mine, theirs, least = zip(
