@@ -40,7 +40,8 @@ HURRY = {
     (client, "GRAPH_SECONDS"): 0.1,
     (discovery, "WITHOUT_GRAPH_SECONDS"): 2.0,
     (credential, "SIGN_IN_SECONDS"): 2.0,
-    (credential, "REMEMBERED_SECONDS"): 0.5,
+    (credential, "SPACING_SECONDS"): 0.5,
+    (credential, "JITTER_SECONDS"): 0.1,
     (credential, "REFRESH_AGAIN_SECONDS"): 1.0,
 }
 """Azure's budgets and what follows from them, and what is done now and then, so that minutes bring what else takes hours."""
