@@ -262,7 +262,7 @@ def _log_failure(after: Snapshot, error: PollError | None) -> None:
         return
     line["fields"] |= {"reason": after.failure.value, "error": after.failure_message}
     if error is not None:
-        line["fields"] |= {"request_id": error.request_id} if error.request_id else {}
+        line["fields"] |= error.ids
         line["fields"] |= {"excerpt": error.excerpt} if error.excerpt else {}
     log.warning("poll failed", extra=line)
 

@@ -110,5 +110,5 @@ class Searcher:
         if before is not None and before.reason is error.reason:
             return
         line = fields(subscription_id=subscription_id, reason=error.reason.value, error=str(error))
-        line["fields"] |= {"request_id": error.request_id} if error.request_id else {}
+        line["fields"] |= error.ids
         log.warning("discovery failed, the scale sets known before stay", extra=line)

@@ -20,7 +20,7 @@ LAYERS = (
     {"discovery", "drawing", "journal", "moments", "selection", "store"},
     {"azure.client", "banners", "families"},
     {"azure.credential", "azure.turns"},
-    {"azure.identity"},
+    {"azure.connector", "azure.identity"},
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},
     {
         "azure.clouds",
@@ -39,7 +39,7 @@ LAYERS = (
 """Who stands higher may import who stands lower, and nobody else."""
 
 HOMES = {
-    "aiohttp": {"azure.client", "simulator.server", "web"},
+    "aiohttp": {"azure.client", "azure.connector", "simulator.server", "web"},
     "apscheduler": {"schedule"},
     "azure": {"azure.identity"},
     "bcrypt": {"basic_auth"},

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 import pytest
 import stamina
@@ -807,6 +808,8 @@ def lines(caplog: pytest.LogCaptureFixture, scale_set: ScaleSet) -> list[Line]:
         said = dict(getattr(record, "fields", {}))
         identity = tuple(said.pop(name, None) for name in ("subscription_id", "resource_group", "scale_set"))
         if identity == (scale_set.subscription_id, scale_set.resource_group, scale_set.name):
+            if "client_request_id" in said:
+                said["client_request_id"] = f"UUID {UUID(said['client_request_id']).version}"
             found.append((record.levelname, record.getMessage(), said))
     caplog.clear()
     return found
@@ -835,7 +838,11 @@ async def test_each_change_of_health_is_one_line(world: World, log: pytest.LogCa
     world.break_(answering(500))
     for _ in range(2):
         await world.round()
-    failed = {"reason": "server_error", "error": "HTTP 500 Internal Server Error"}
+    failed = {
+        "reason": "server_error",
+        "error": "HTTP 500 Internal Server Error",
+        "client_request_id": "UUID 4",
+    }
     assert lines(log, world.web) == [("WARNING", "poll failed", failed)]
 
     world.simulator.heal()
@@ -876,7 +883,11 @@ async def test_a_pause_is_told_of_the_subscription_and_of_each_scale_set_it_keep
     said = [record for record in log.records if record.getMessage() == "throttled by Azure"]
     expected = {"subscription_id": world.web.subscription_id, "paused_seconds": 900}
     assert [(record.levelname, record.__dict__["fields"]) for record in said] == [("WARNING", expected)]
-    failed: dict[str, object] = {"reason": "throttled", "error": "HTTP 429 Too Many Requests"}
+    failed: dict[str, object] = {
+        "reason": "throttled",
+        "error": "HTTP 429 Too Many Requests",
+        "client_request_id": "UUID 4",
+    }
     assert lines(log, world.web) == [("WARNING", "poll failed", failed)]
 
     other = world.scale_sets[2]

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from time import perf_counter, time
 from typing import NoReturn
 from urllib.parse import quote
+from uuid import uuid4
 
 import aiohttp
 import stamina
@@ -26,6 +27,7 @@ from yarl import URL
 from exporter import __version__
 from exporter.azure.budget import GRAPH_SECONDS, LIST_SECONDS, Meter, quota_rest, remaining, retry_after
 from exporter.azure.clouds import Cloud
+from exporter.azure.connector import CleanConnector
 from exporter.azure.credential import Credential
 from exporter.azure.errors import (
     EXCERPT,
@@ -60,6 +62,8 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_MESSAGE = 3 * EXCERPT
 MAX_SCOPES = 32
 """Budgets a subscription whose remainder is shown; Azure has half a dozen."""
+CLIENT_REQUEST_ID = "x-ms-client-request-id"
+"""Header with the id that we give a request. Resource Manager returns it, which tells whose answer it is."""
 ATTEMPTS = 3
 """Requests at most for a page. The poll's timeout is shared out among them, so that a lost answer is not the end."""
 
@@ -114,11 +118,12 @@ class Client:
         self._scopes: dict[str, set[str]] = {}
         proxy = proxy_for(cloud.endpoint)
         self.proxy_headers = None if proxy is None else proxy.headers
+        self._connector = CleanConnector(limit=connections)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections),
+            connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"vmss-upgrade-exporter/{__version__}", "Accept": "application/json"},
-            middlewares=(_send_once,),
+            middlewares=(self._exchange,),
             proxy=None if proxy is None else proxy.url,
         )
 
@@ -188,6 +193,31 @@ class Client:
                 scopes.add(scope)
                 self.telemetry.azure_remaining_requests.labels(subscription_id, scope).set(requests)
                 meter.left(scope, requests)
+
+    async def _exchange(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send a request once, and trust no answer that returns the id of another request.
+
+        When the connection breaks, aiohttp would send it again, unseen by budget and count.
+        """
+        try:
+            response = await handler(request)
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise _no_answer(error) from error
+        sent = request.headers[CLIENT_REQUEST_ID]
+        returned = response.headers.getall(CLIENT_REQUEST_ID, ())
+        if any(each.lower() not in {sent, ""} for each in returned):
+            response.close()
+            self._connector.close_connection(request)  # which has it back already where the answer was short
+            raise Malformed(
+                f"the answer to another request: sent {CLIENT_REQUEST_ID} {sent},"
+                f" returned {one_line(', '.join(returned))}",
+                request_id=response.headers.get("x-ms-request-id", ""),
+            )
+        return response
 
     async def close(self) -> None:
         """Close all connections."""
@@ -334,13 +364,14 @@ class _Call:
             await self._take_turn(self._turns)
         telemetry = self._client.telemetry
         status = "error"
+        client_request_id = self._silence.client_request_id = str(uuid4())
         started = perf_counter()
         try:
             async with self._client.session.request(
                 "GET" if ask.body is None else "POST",
                 ask.url,
                 data=ask.body,
-                headers=_headers(token, ask),
+                headers=_headers(token, ask, client_request_id),
                 proxy_headers=self._client.proxy_headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self._timeout / ATTEMPTS),
@@ -354,8 +385,9 @@ class _Call:
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
-        except Throttled as error:
-            if self._turns is not None:
+        except PollError as error:
+            error.client_request_id = client_request_id
+            if self._turns is not None and isinstance(error, Throttled):
                 self._turns.rest(error.retry_after)
             raise
         finally:
@@ -373,8 +405,12 @@ class _Call:
         return _Ask(url)
 
 
-def _headers(token: str, ask: _Ask) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {token}"}
+def _headers(token: str, ask: _Ask, client_request_id: str) -> dict[str, str]:
+    headers = {
+        "Authorization": f"Bearer {token}",
+        CLIENT_REQUEST_ID: client_request_id,
+        "x-ms-return-client-request-id": "true",
+    }
     return headers if ask.body is None else {**headers, "Content-Type": "application/json"}
 
 
@@ -403,18 +439,6 @@ _URI = re.compile(r"[!-~]+")
 
 def _origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme.lower(), (url.raw_host or "").lower(), url.port
-
-
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Send a request. When the connection breaks, aiohttp sends it again, unseen by budget and count: not here."""
-    try:
-        return await handler(request)
-    except TimeoutError:
-        raise
-    except (aiohttp.ClientError, OSError) as error:
-        raise _no_answer(error) from error
 
 
 def _no_answer(error: Exception) -> PollError:

@@ -24,8 +24,17 @@ class PollError(Exception):
         super().__init__(redact(message))
         self.request_id = redact(request_id)
         """``x-ms-request-id`` of the answer, for Azure's support."""
+        self.client_request_id = ""
+        """``x-ms-client-request-id`` of the request, by which Azure's support finds one that had no answer."""
         self.excerpt = redact(excerpt)
         """The first characters of an answer that made no sense."""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The id by which Azure's support finds the request, as a field of a log line: Azure's, else ours."""
+        if self.request_id:
+            return {"request_id": self.request_id}
+        return {"client_request_id": self.client_request_id} if self.client_request_id else {}
 
 
 class Unauthorized(PollError):

@@ -18,7 +18,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 import stamina
@@ -1188,6 +1190,247 @@ async def test_a_cancelled_poll_ends_at_once(azure: Azure) -> None:
     with pytest.raises(asyncio.CancelledError):
         await poll
     await asyncio.wait_for(azure.server.closed.wait(), 1)
+
+
+# --- Whose answer it is
+
+API = ScaleSet(SUBSCRIPTION, "rg-web", "api", interval=300.0)
+
+
+def own(server: Server, body: object, status: str = "200 OK", **headers: str) -> bytes:
+    """Answer the last request as ARM does: with its id."""
+    sent = server.requests[-1].headers["x-ms-client-request-id"]
+    return http(status, body, x_ms_client_request_id=sent, **headers)
+
+
+def in_turn(azure: Azure, bodies: list[object], extras: list[bytes]) -> Act:
+    """Answer the n-th request with the n-th body; after the first, send the extra bytes once ``azure.other`` is asked."""
+
+    async def act(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(azure.server.requests)
+        writer.write(own(azure.server, bodies[number - 1]))
+        await writer.drain()
+        if number == 1:
+            await azure.other.asked.wait()
+            for extra in extras:
+                writer.write(extra)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    return act
+
+
+async def let_send(azure: Azure) -> None:
+    """Tell the server to send its extra bytes, and give the event loop time to read them."""
+    azure.other.asked.set()
+    await asyncio.sleep(0.1)
+
+
+EXTRA = ok({"value": [{"extra": 1}]})
+LEFT_OVER = [
+    pytest.param([EXTRA], id="an answer"),
+    pytest.param([EXTRA * 3], id="several answers"),
+    pytest.param([EXTRA, EXTRA], id="several answers, one by one"),
+    pytest.param([EXTRA[:20]], id="half a head"),
+    pytest.param([EXTRA[:20], EXTRA[20:]], id="an answer in two halves"),
+    pytest.param([EXTRA[:-5]], id="half a body"),
+    pytest.param([b"\x00\xff nonsense"], id="nonsense"),
+    pytest.param([b"H"], id="one byte"),
+    pytest.param([http("429 Too Many Requests", retry_after="3600")], id="a 429"),
+]
+
+
+@pytest.mark.parametrize("extras", LEFT_OVER)
+async def test_bytes_that_come_after_an_answer_are_never_the_next_answer(
+    azure: Azure, extras: list[bytes]
+) -> None:
+    """aio-libs/aiohttp#13656: they were, and each later answer was taken for the one to the request after it."""
+    bodies: list[object] = [{"value": [{"n": number}]} for number in range(3)]
+    azure.server.will(in_turn(azure, bodies, extras))
+    first = await azure.poll(WEB)
+    await let_send(azure)
+    answers = [first, await azure.poll(API), await azure.poll(WEB)]
+    assert [answer.pages for answer in answers] == [(body,) for body in bodies]
+    assert (azure.server.connections, azure.spent) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "extra", [EXTRA, EXTRA[:20], EXTRA[:-5], EXTRA * 3], ids=["one", "half", "cut", "three"]
+)
+async def test_bytes_that_come_together_with_an_answer_are_never_the_next_answer(
+    azure: Azure, extra: bytes
+) -> None:
+    """aio-libs/aiohttp#13656; half a head stays in a parser that the next request replaces, and its rest may follow."""
+
+    async def act(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(azure.server.requests)
+        writer.write(own(azure.server, {"value": [{"n": number}]}) + extra * (number == 1))
+        await writer.drain()
+
+    azure.server.will(act)
+    answers = [await azure.poll(WEB), await azure.poll(API), await azure.poll(WEB)]
+    assert [answer.pages for answer in answers] == [({"value": [{"n": number}]},) for number in (1, 2, 3)]
+    assert (azure.server.connections, azure.spent) == (2, [])
+
+
+async def test_bytes_that_the_event_loop_has_not_read_yet_are_unread_bytes(azure: Azure) -> None:
+    """They wait in the system while the loop is busy with something else."""
+    left: list[asyncio.StreamWriter] = []
+
+    async def act(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left.append(writer)
+        writer.write(own(azure.server, {"value": [{"n": len(azure.server.requests)}]}))
+
+    azure.server.will(act)
+    await azure.poll(WEB)
+    left[0].write(EXTRA)  # sent at once, and nothing lets the loop run before the next request
+    assert (await azure.poll(API)).pages == ({"value": [{"n": 2}]},)
+    assert azure.server.connections == 2
+
+
+async def test_a_connection_without_unread_bytes_is_used_again(azure: Azure) -> None:
+    azure.server.will(ok({"value": []}), http("404 Not Found", WRAPPED), ok({"value": [1]}))
+    await azure.poll()
+    await azure.failure()
+    await azure.poll()
+    assert (len(azure.server.requests), azure.server.connections) == (3, 1)
+
+
+async def test_a_server_that_speaks_before_it_is_asked_is_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hung_up = asyncio.Semaphore(0)
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(EXTRA)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        hung_up.release()
+
+    listener = await asyncio.start_server(greet, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    client = Client(cloud_at(url), Tokens(), Telemetry(), connections=1)
+    connector = client.session.connector
+    assert connector is not None
+    connect = getattr(connector, "_create_connection")  # noqa: B009  (private)
+
+    async def connect_and_wait(*args: Any) -> Any:
+        """Connect, and return once the bytes have come: a race that the client may win or lose."""
+        protocol = await connect(*args)
+        async with asyncio.timeout(5):
+            while not protocol.should_close:
+                await asyncio.sleep(0.001)
+        return protocol
+
+    monkeypatch.setattr(connector, "_create_connection", connect_and_wait)
+    with pytest.raises(Unreachable, match="UnaskedBytesError: the server sent bytes before it was asked"):
+        await client.upgrade_history(WEB, 6.0, Unmetered())
+    await client.close()
+    for _ in range(ATTEMPTS):
+        await asyncio.wait_for(hung_up.acquire(), 5)
+    listener.close()
+
+
+OTHER_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.mark.parametrize("what", ["history", "list", "graph"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(http("200 OK", {"value": [], "data": []}, x_ms_client_request_id=OTHER_ID), id="200"),
+        pytest.param(http("401 Unauthorized", WRAPPED, x_ms_client_request_id=OTHER_ID), id="401"),
+        pytest.param(
+            http("401 X", WWW_Authenticate='Bearer claims="e30="', x_ms_client_request_id=OTHER_ID),
+            id="a claims challenge",
+        ),
+        pytest.param(http("403 Forbidden", WRAPPED, x_ms_client_request_id=OTHER_ID), id="403"),
+        pytest.param(http("404 Not Found", WRAPPED, x_ms_client_request_id=OTHER_ID), id="404"),
+        pytest.param(http("429 X", UNWRAPPED, retry_after="3600", x_ms_client_request_id=OTHER_ID), id="429"),
+        pytest.param(http("503 X", x_ms_client_request_id=OTHER_ID), id="503"),
+        pytest.param(http("302 X", location="/", x_ms_client_request_id=OTHER_ID), id="302"),
+        pytest.param(http("200 OK", b"{", x_ms_client_request_id=OTHER_ID, content_length="99"), id="half"),
+    ],
+)
+async def test_an_answer_with_the_id_of_another_request_is_never_trusted(
+    azure: Azure, what: str, reply: bytes
+) -> None:
+    """It pauses nothing, takes nothing away, demands no new token, and leaves nothing to the next request."""
+    quota = b"\r\nx-ms-ratelimit-remaining-resource: Microsoft.Compute/X;0\r\nx-ms-user-quota-remaining: 0\r\n\r\n"
+    azure.server.will(reply.replace(b"\r\n\r\n", quota, 1), ok({"value": [], "data": []}))
+    failure = await azure.failure(what=what)
+    assert (type(failure), failure.reason) == (Malformed, Reason.MALFORMED)
+    sent = azure.server.requests[0].headers["x-ms-client-request-id"]
+    assert str(failure) == (
+        f"the answer to another request: sent x-ms-client-request-id {sent}, returned {OTHER_ID}"
+    )
+    assert (failure.ids, failure.client_request_id) == ({"request_id": "req-1"}, sent)
+    assert (azure.spent, azure.remaining, azure.tokens.refused) == ([], {}, [])
+    assert azure.counted("azure_requests_total", status="error") == 1
+    await azure.ask(what)
+    assert (len(azure.server.requests), azure.server.connections) == (2, 2)
+
+
+async def test_each_request_has_an_id_of_its_own_and_asks_for_its_return(azure: Azure) -> None:
+    azure.server.will(
+        http("500 Oops"),
+        ok({"value": [], "nextLink": f"{azure.server.url}/next"}),
+        REFUSED,
+        ok({"value": []}),
+        ok({"value": []}),
+        ok(ROWS),
+    )
+    for what in ("history", "list", "graph"):
+        await azure.ask(what)
+    ids = [request.headers["x-ms-client-request-id"] for request in azure.server.requests]
+    assert len({UUID(each) for each in ids}) == len(azure.server.requests) == 6
+    assert {request.headers["x-ms-return-client-request-id"] for request in azure.server.requests} == {"true"}
+
+
+@pytest.mark.parametrize(
+    "spelling", [str.lower, str.upper, lambda _: ""], ids=["same", "upper case", "empty"]
+)
+async def test_an_answer_that_returns_the_id_or_none_is_the_answer(
+    azure: Azure, spelling: Callable[[str], str]
+) -> None:
+    async def act(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = azure.server.requests[-1].headers["x-ms-client-request-id"]
+        writer.write(ok({"value": [1]}, x_ms_client_request_id=spelling(sent)))
+
+    azure.server.will(act)
+    assert (await azure.poll()).pages == ({"value": [1]},)
+
+
+async def test_an_answer_that_returns_two_ids_is_not_trusted(azure: Azure) -> None:
+    async def act(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        second = f"\r\nx-ms-client-request-id: {OTHER_ID}\r\n\r\n".encode()
+        writer.write(own(azure.server, {"value": []}).replace(b"\r\n\r\n", second, 1))
+
+    azure.server.will(act)
+    assert str(await azure.failure()).endswith(f", {OTHER_ID}")
+
+
+async def test_an_extra_answer_while_the_next_request_is_in_flight_costs_that_poll_only(azure: Azure) -> None:
+    """aio-libs/aiohttp#13656: the true answer comes after it, and must not be the answer to the request after that."""
+
+    async def act(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(azure.server.requests)
+        extra = http("200 OK", {"value": []}, x_ms_client_request_id=OTHER_ID) if number == 2 else b""
+        writer.write(extra + own(azure.server, {"value": [{"n": number}]}))
+
+    azure.server.will(act)
+    assert (await azure.poll(WEB)).pages == ({"value": [{"n": 1}]},)
+    assert type(await azure.failure()) is Malformed
+    assert (await azure.poll(API)).pages == ({"value": [{"n": 3}]},)
+    assert azure.server.connections == 2
+
+
+async def test_a_failure_without_an_answer_names_the_id_that_was_sent(azure: Azure) -> None:
+    azure.server.will(hang())
+    failure = await azure.failure(timeout_seconds=0.3)
+    sent = azure.server.requests[-1].headers["x-ms-client-request-id"]
+    assert failure.ids == {"client_request_id": sent}
 
 
 # --- What the environment may not do
