@@ -318,6 +318,8 @@ class Simulator:
             "x-ms-request-id": request_id,
             "x-ms-correlation-request-id": request.headers.get("x-ms-correlation-request-id", request_id),
         }
+        if request.headers.get("x-ms-return-client-request-id", "").lower() == "true":
+            headers["x-ms-client-request-id"] = request.headers.get("x-ms-client-request-id", request_id)
         try:
             body = self._arm(request, path, sent, headers)
         except Refused as refusal:

@@ -89,6 +89,18 @@ async def test_a_history_is_what_is_true_in_the_fleet(azure: Azure) -> None:
     assert headers["Content-Type"] == "application/json; charset=utf-8"
 
 
+async def test_the_id_of_a_request_is_returned_where_it_is_asked_for(azure: Azure) -> None:
+    sent = {"x-ms-client-request-id": "0f8fad5b-d9cb-469f-a165-70867728950e"}
+    paths = (azure.web.resource_id + "/osUpgradeHistory", "/subscriptions/nobody")
+    for path, status in zip(paths, (200, 404), strict=True):
+        azure.session.headers.clear()
+        azure.session.headers.update(sent)
+        assert "x-ms-client-request-id" not in (await azure.get(path))[2]
+        azure.session.headers["x-ms-return-client-request-id"] = "true"
+        answered, _, headers = await azure.get(path)
+        assert (answered, headers["x-ms-client-request-id"]) == (status, sent["x-ms-client-request-id"])
+
+
 async def test_a_history_moves_on_with_the_clock(azure: Azure) -> None:
     _, before, _ = await azure.history()
     azure.clock[0] += 10
