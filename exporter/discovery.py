@@ -5,6 +5,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -12,6 +13,7 @@ from time import monotonic
 from exporter.azure.budget import Account, Meter, Unmetered
 from exporter.azure.client import Answer, Client
 from exporter.azure.errors import BadRequest, Forbidden, Malformed, NotFound, Throttled
+from exporter.azure.json_pages import TooMuch
 from exporter.config import Discovery, tag_label
 from exporter.label_limits import is_label_value
 from exporter.log import fields
@@ -26,6 +28,8 @@ QUERY = (
     " | order by id asc"
 )
 """Pages hang together only where the rows are in order and have their ids."""
+MAX_TAGS = 500_000
+"""Tags of all scale sets of a subscription, which take 80 MB; Azure allows a scale set 50."""
 WITHOUT_GRAPH_SECONDS = 3600.0
 """For how long Resource Graph is not asked again where it was forbidden."""
 
@@ -52,7 +56,8 @@ def parse_rows(rows: Iterable[object], subscription_id: str) -> tuple[tuple[Foun
     unrecognised: list[str] = []
     found: dict[tuple[str, str], Found] = {}
     for row in rows:
-        match = _ID.fullmatch(str(_get(row, "id")))
+        row_id = _get(row, "id")
+        match = _ID.fullmatch(row_id) if isinstance(row_id, str) else None
         if match is None or match["subscription"].lower() != subscription_id.lower():
             unrecognised.append("id")
             continue
@@ -199,8 +204,9 @@ class Discoverer:
     ) -> tuple[Found, ...]:
         if self._clock() >= self._without_graph.get(subscription_id, 0.0):
             try:
+                rows = _Rows(subscription_id)
                 answer = await self._client.graph(
-                    subscription_id, QUERY, timeout_seconds, meter or Unmetered()
+                    subscription_id, QUERY, timeout_seconds, meter or Unmetered(), rows.keep
                 )
             except (BadRequest, Forbidden, NotFound) as error:
                 if subscription_id not in self._without_graph:
@@ -211,37 +217,60 @@ class Discoverer:
                 self._without_graph[subscription_id] = self._clock() + WITHOUT_GRAPH_SECONDS
             else:
                 self._without_graph.pop(subscription_id, None)
-                found = self._read(answer, "data", subscription_id)
+                found = self._read(answer, "data", rows)
                 if found:
                     return found
-        return self._read(await self._list(subscription_id, timeout_seconds, meter), "value", subscription_id)
+        rows = _Rows(subscription_id)
+        answer = await self._list(subscription_id, timeout_seconds, meter, rows)
+        return self._read(answer, "value", rows)
 
-    async def _list(self, subscription_id: str, timeout_seconds: float, meter: Meter | None) -> Answer:
+    async def _list(
+        self, subscription_id: str, timeout_seconds: float, meter: Meter | None, rows: "_Rows"
+    ) -> Answer:
         account = self._account(subscription_id)
         account.spend()  # which raises in a pause
         try:
-            return await self._client.scale_sets(subscription_id, timeout_seconds, meter or account)
+            return await self._client.scale_sets(
+                subscription_id, timeout_seconds, meter or account, rows.keep
+            )
         except Throttled as error:
             account.pause(error.retry_after)
             raise
 
-    def _read(self, answer: Answer, key: str, subscription_id: str) -> tuple[Found, ...]:
+    def _read(self, answer: Answer, key: str, rows: "_Rows") -> tuple[Found, ...]:
         def malformed(why: str) -> Malformed:
             return Malformed(why, request_id=answer.request_id, excerpt=answer.excerpt)
 
-        rows: list[object] = []
-        for page in answer.pages:
-            part = _get(page, key)
-            if not isinstance(part, list):
-                raise malformed(f"{key} is no list of scale sets")
-            rows += part
+        if not all(isinstance(_get(page, key), list) for page in answer.pages):
+            raise malformed(f"{key} is no list of scale sets")
         total = _get(answer.pages[-1], "totalRecords")
-        if isinstance(total, int) and total > len(rows):
-            raise malformed(f"{len(rows)} rows of {total}")
-        found, unrecognised = parse_rows(rows, subscription_id)
-        for field in unrecognised:
-            self._telemetry.unrecognised_values.labels(f"{key}[].{field}").inc()
-        if rows and not found:
+        if isinstance(total, int) and total > rows.number:
+            raise malformed(f"{rows.number} rows of {total}")
+        for field, number in rows.unrecognised.items():
+            self._telemetry.unrecognised_values.labels(f"{key}[].{field}").inc(number)
+        if rows.number and not rows.found:
             # More likely than a fleet that is gone is a language that we do not understand.
-            raise malformed(f"none of {len(rows)} rows is a scale set of the subscription")
-        return found
+            raise malformed(f"none of {rows.number} rows is a scale set of the subscription")
+        return tuple(rows.found.values())
+
+
+class _Rows:
+    """The rows of one search, read one by one as they are decoded, so that the memory they take is that of ``Found``."""
+
+    def __init__(self, subscription_id: str) -> None:
+        self.number = 0
+        self.found: dict[tuple[str, str], Found] = {}
+        self.unrecognised: Counter[str] = Counter()
+        self._subscription_id = subscription_id
+        self._tags = 0
+
+    def keep(self, row: object) -> None:
+        """Read a row. Raises ``TooMuch`` where the rows have too many tags."""
+        self.number += 1
+        found, unrecognised = parse_rows([row], self._subscription_id)
+        self.unrecognised.update(unrecognised)
+        for each in found:
+            self.found[each.resource_group.lower(), each.name.lower()] = each
+            self._tags += len(each.tags)
+        if self._tags > MAX_TAGS:
+            raise TooMuch(f"more than {MAX_TAGS} tags")

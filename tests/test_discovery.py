@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -263,18 +263,20 @@ class Azure(Client):
         self.replies = {"graph": graph or [], "list": lists or []}
         self.asked: list[str] = []
 
-    async def graph(self, subscription_id: str, query: str, *_: object) -> Answer:
+    async def graph(self, subscription_id: str, query: str, *given: Any) -> Answer:
         assert (subscription_id, query) == (SUBSCRIPTION, QUERY)
-        return self._next("graph")
+        return self._next("graph", "data", given[-1])
 
-    async def scale_sets(self, *_: object) -> Answer:
-        return self._next("list")
+    async def scale_sets(self, *given: Any) -> Answer:
+        return self._next("list", "value", given[-1])
 
-    def _next(self, which: str) -> Answer:
+    def _next(self, which: str, entries: str, keep: Callable[[object], object]) -> Answer:
         self.asked.append(which)
         reply = self.replies[which].pop(0)
         if isinstance(reply, PollError):
             raise reply
+        if isinstance(reply, dict) and isinstance(reply.get(entries), list):
+            reply = {**reply, entries: [keep(row) for row in reply[entries]]}
         return Answer((reply,), "req-1", "excerpt")
 
 

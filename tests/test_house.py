@@ -20,7 +20,7 @@ LAYERS = (
     {"discovery", "drawing", "journal", "moments", "selection", "store"},
     {"azure.client", "banners", "families"},
     {"azure.credential", "azure.turns"},
-    {"azure.connector", "azure.identity"},
+    {"azure.connector", "azure.identity", "azure.json_pages"},
     {"azure.budget", "azure.errors", "config", "telemetry", "web_config"},
     {
         "azure.clouds",
@@ -34,7 +34,7 @@ LAYERS = (
         "snapshot",
     },
     {"address", "document", "history", "journal_file", "log", "pace", "wall_clock"},
-    {"label_limits", "log_writer", "redaction", "scale_set", "signals"},
+    {"label_limits", "log_writer", "redaction", "scale_set", "signals", "slices"},
 )
 """Who stands higher may import who stands lower, and nobody else."""
 

@@ -7,14 +7,13 @@ The token goes to the configured scheme, host and port and nowhere else.
 import asyncio
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
 from time import perf_counter, time
-from typing import NoReturn
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -45,19 +44,27 @@ from exporter.azure.errors import (
     one_line,
     parse_error,
 )
+from exporter.azure.json_pages import JsonPages, Limits, TooMuch
 from exporter.azure.proxy import proxy_for
 from exporter.azure.turns import Turns
 from exporter.redaction import BEGINNING, MASK
 from exporter.scale_set import ScaleSet, resource_id
+from exporter.slices import Slices, run_in_slices
 from exporter.telemetry import Telemetry
 
 API_VERSION = "2025-04-01"
 GRAPH_API_VERSION = "2022-10-01"
 GRAPH_ROWS = 1000
 """Of a page; Resource Graph gives no more."""
-MAX_PAGES = 100
-MAX_PAGE_BYTES = 8 * 1024 * 1024
-"""Of a page as decoded, so that a small gzip does not become a large one."""
+MIB = 1024 * 1024
+HISTORY = Limits(total_bytes=8 * MIB, entries=1_000, entries_a_page=1_000, marks=400_000)
+"""Five upgrades, each with two errors about 1,000 instances, have 70,000 marks of punctuation outside their texts."""
+SEARCH = Limits(total_bytes=64 * MIB, entries=100 * GRAPH_ROWS, entries_a_page=GRAPH_ROWS)
+LIST = Limits(total_bytes=64 * MIB, entries=100 * GRAPH_ROWS, entries_a_page=100 * GRAPH_ROWS)
+LARGE = MIB
+"""Bytes of an answer up to which it is read and decoded beside others; of larger ones only one is in memory."""
+MAX_LINK = 16 * 1024
+"""Characters of what leads to the next page; it is sent with the next request."""
 MAX_ERROR_BYTES = 64 * 1024
 MAX_MESSAGE = 3 * EXCERPT
 MAX_SCOPES = 32
@@ -79,7 +86,7 @@ class Answer:
     excerpt: str
     """The first characters of the last page, for the log, should they make no sense."""
     digest: bytes = b""
-    """What the same answer will have again; empty where it came in several pages."""
+    """What the same answer will have again; empty where it came in several pages, or was large."""
     unchanged: bool = False
     """Whether it is, byte for byte, the answer that was known."""
 
@@ -118,6 +125,8 @@ class Client:
         self._scopes: dict[str, set[str]] = {}
         proxy = proxy_for(cloud.endpoint)
         self.proxy_headers = None if proxy is None else proxy.headers
+        self.large_answers = asyncio.Lock()
+        """Held while an answer of more than ``LARGE`` bytes is read and decoded."""
         self._connector = CleanConnector(limit=connections)
         self.session = aiohttp.ClientSession(
             connector=self._connector,
@@ -145,21 +154,39 @@ class Client:
         what went wrong.
         """
         path = resource_id(scale_set.subscription_id, scale_set.resource_group, scale_set.name)
-        call = _Call(self, scale_set.subscription_id, timeout_seconds, meter, known)
+        pages = JsonPages("value", HISTORY)
+        call = _Call(self, scale_set.subscription_id, timeout_seconds, meter, pages, known=known)
         return await call.answer(_Ask(self._url(f"{path}/osUpgradeHistory", API_VERSION)))
 
-    async def scale_sets(self, subscription_id: str, timeout_seconds: float, meter: Meter) -> Answer:
-        """Return all scale sets of a subscription (ListAll); raises :class:`PollError`.
+    async def scale_sets(
+        self,
+        subscription_id: str,
+        timeout_seconds: float,
+        meter: Meter,
+        keep: Callable[[object], object] | None = None,
+    ) -> Answer:
+        """Return all scale sets of a subscription (ListAll), of each what ``keep`` makes of it; raises :class:`PollError`.
 
         Each request waits for its turn, which is no part of the timeout.
         """
         path = f"/subscriptions/{subscription_id}/providers/Microsoft.Compute/virtualMachineScaleSets"
         turns = self._list_turns.setdefault(subscription_id, Turns(LIST_SECONDS / self._share))
-        call = _Call(self, subscription_id, timeout_seconds, meter, b"", turns=turns)
+        call = _Call(
+            self, subscription_id, timeout_seconds, meter, JsonPages("value", LIST, keep), turns=turns
+        )
         return await call.answer(_Ask(self._url(path, API_VERSION)))
 
-    async def graph(self, subscription_id: str, query: str, timeout_seconds: float, meter: Meter) -> Answer:
-        """Return what Resource Graph says to a Kusto query about a subscription; raises :class:`PollError`.
+    async def graph(
+        self,
+        subscription_id: str,
+        query: str,
+        timeout_seconds: float,
+        meter: Meter,
+        keep: Callable[[object], object] | None = None,
+    ) -> Answer:
+        """Return the rows of a Kusto query about a subscription, of each what ``keep`` makes of it.
+
+        Raises :class:`PollError`.
 
         Each request waits for its turn, which is no part of the timeout.
         """
@@ -171,14 +198,15 @@ class Client:
             document = page.document if isinstance(page.document, dict) else {}
             token = document.get("$skipToken")
             if token is not None:
-                if not isinstance(token, str) or not token:
+                if not isinstance(token, str) or not 0 < len(token) <= MAX_LINK:
                     raise _malformed(f"no text for a $skipToken: {one_line(str(token))}", page)
                 return _Ask(url, _encode({**question, "options": {**options, "$skipToken": token}}))
             if str(document.get("resultTruncated", "false")).lower() != "false":
                 raise _malformed("the rows are not all there, and nothing says how to get the others", page)
             return None
 
-        call = _Call(self, subscription_id, timeout_seconds, meter, b"", turns=self._graph_turns)
+        pages = JsonPages("data", SEARCH, keep)
+        call = _Call(self, subscription_id, timeout_seconds, meter, pages, turns=self._graph_turns)
         return await call.answer(_Ask(url, _encode(question)), go_on)
 
     def _url(self, path: str, api_version: str) -> URL:
@@ -240,6 +268,7 @@ class _Call:
         "_deadline",
         "_known",
         "_meter",
+        "_pages",
         "_silence",
         "_subscription_id",
         "_timeout",
@@ -253,11 +282,13 @@ class _Call:
         subscription_id: str,
         timeout: float,
         meter: Meter,
-        known: bytes,
+        pages: JsonPages,
         *,
+        known: bytes = b"",
         turns: Turns | None = None,
     ) -> None:
         self._client = client
+        self._pages = pages
         self._deadline = asyncio.timeout(timeout)
         self._turns = turns
         self._known = known
@@ -283,8 +314,8 @@ class _Call:
                     self._verdict = self._silence
                     self._known = b""  # a further page is decoded in any case
                     then = go_on(pages[-1])
-                    if then is not None and len(pages) == MAX_PAGES:
-                        raise _malformed(f"more than {MAX_PAGES} pages", pages[-1])
+                    if then is not None and len(pages) == self._pages.limits.pages:
+                        raise _malformed(f"more than {len(pages)} pages", pages[-1])
         except (TimeoutError, TimedOut):
             raise self._verdict from None
         except _NoToken as failed:
@@ -292,7 +323,7 @@ class _Call:
         last = pages[-1]
         if len(pages) > 1:
             return Answer(tuple([page.document for page in pages]), last.request_id, last.excerpt)
-        unchanged = last.digest == known
+        unchanged = last.digest == known != b""
         documents = () if unchanged else (last.document,)
         return Answer(documents, last.request_id, last.excerpt, last.digest, unchanged)
 
@@ -381,7 +412,7 @@ class _Call:
                 if self._turns is not None:
                     self._heed_quota(self._turns, response.headers)
                 if response.status == HTTPStatus.OK:
-                    return await _decode(response, self._known, token)
+                    return await self._decode(response, token)
                 raise await _failure(response)
         except TimeoutError:
             raise TimedOut(f"no answer within {self._timeout / ATTEMPTS:g} s") from None
@@ -393,6 +424,43 @@ class _Call:
         finally:
             telemetry.azure_requests.labels(self._subscription_id, status).inc()
             telemetry.azure_request_duration.observe(perf_counter() - started)
+
+    async def _decode(self, response: aiohttp.ClientResponse, token: str) -> _Page:
+        """Decode the body of a good answer, unless it is the one that is known."""
+        limit = self._pages.bytes_left
+        body = bytearray()
+        broken = await _read(response, body, min(limit, LARGE) + 1)
+        if len(body) <= LARGE:
+            return await self._page_of(response, body, broken, token)
+        async with self._client.large_answers:
+            broken = broken or await _read(response, body, limit + 1)
+            return await self._page_of(response, body, broken, token)
+
+    async def _page_of(
+        self, response: aiohttp.ClientResponse, body: bytearray, broken: Exception | None, token: str
+    ) -> _Page:
+        """Make a page of a body. Its texts do not quote the token."""
+        digest = blake2b(body, digest_size=16).digest() if len(body) <= LARGE else b""
+        page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body), digest)
+        if isinstance(broken, TimeoutError):
+            raise broken
+        if broken is not None:
+            raise _malformed(one_line(f"{type(broken).__name__}: {broken}"), page) from broken
+        if digest == self._known != b"":
+            return page
+        if len(body) > self._pages.bytes_left:
+            response.close()
+            raise _malformed(f"more than {self._pages.limits.total_bytes} bytes", page)
+        try:
+            # A shorter token may stand there by chance.
+            quoted = len(token) >= BEGINNING and token.encode() in body
+            hide = partial(_without, token) if quoted else None
+            document = await run_in_slices(self._pages.decode(body, hide))
+        except TooMuch as error:
+            raise _malformed(str(error), page) from None
+        except (ValueError, RecursionError) as error:
+            raise _malformed(f"not JSON: {one_line(str(error))}", page) from error
+        return _Page(document, page.request_id, page.excerpt, digest)
 
     def _next(self, page: _Page) -> _Ask | None:
         """Return what a page says that the next one is; ``None`` after the last."""
@@ -423,7 +491,7 @@ def same_origin(link: object, endpoint: URL) -> URL | None:
 
     Of the link no more than path and query are used: the rest is ``endpoint``'s own.
     """
-    if not isinstance(link, str) or not _URI.fullmatch(link):
+    if not isinstance(link, str) or len(link) > MAX_LINK or not _URI.fullmatch(link):
         return None
     try:
         url = URL(link, encoded=True)
@@ -482,53 +550,6 @@ def demanded_claims(www_authenticate: str | None) -> str | None:
 _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/_=-]+)"')
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _whole(digits: str) -> float:
-    """Read a whole number; one with more digits than Python takes (4,300) is beyond all counts."""
-    try:
-        return int(digits)
-    except ValueError:
-        return math.inf
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
-_SLOW_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole)
-
-
-def _json(text: str) -> object:
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        return _SLOW_DECODER.decode(text)
-
-
-async def _decode(response: aiohttp.ClientResponse, known: bytes, token: str) -> _Page:
-    """Decode the body of a good answer, unless it is the one that is known. Its texts do not quote the token."""
-    body, broken = await _read(response, MAX_PAGE_BYTES + 1)
-    digest = blake2b(body, digest_size=16).digest()
-    page = _Page(None, response.headers.get("x-ms-request-id", ""), _excerpt(body), digest)
-    if isinstance(broken, TimeoutError):
-        raise broken
-    if broken is not None:
-        raise _malformed(one_line(f"{type(broken).__name__}: {broken}"), page) from broken
-    if digest == known:
-        return page
-    if len(body) > MAX_PAGE_BYTES:
-        raise _malformed(f"a page of more than {MAX_PAGE_BYTES} bytes", page)
-    try:
-        document = _json(body.decode().removeprefix("\ufeff"))
-        if len(token) >= BEGINNING and token.encode() in body:  # a shorter one may stand there by chance
-            document = _without(token, document)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"not JSON: {one_line(str(error))}", page) from error
-    return _Page(document, page.request_id, page.excerpt, digest)
-
-
 def _without(token: str, document: object) -> object:
     """Return a decoded document with ``MASK`` for the token in its texts."""
     match document:
@@ -541,32 +562,32 @@ def _without(token: str, document: object) -> object:
     return document
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, Exception | None]:
-    """Read a body, decoded, up to ``limit`` bytes; the rest is never read. Return it, and what broke it off."""
-    chunks: list[bytes] = []
-    length = 0
-    broken: Exception | None = None
+async def _read(response: aiohttp.ClientResponse, body: bytearray, limit: int) -> Exception | None:
+    """Read on in a body, decoded, until it has ``limit`` bytes or more; return what broke it off."""
+    slices = Slices()
     try:
-        async for chunk in response.content.iter_any():
-            chunks.append(chunk)
-            length += len(chunk)
-            if length >= limit:
-                response.close()
-                break
+        while len(body) < limit and (chunk := await response.content.readany()):
+            body += chunk
+            await slices.pause()
     except (aiohttp.ClientError, OSError) as error:
-        broken = error
-    return b"".join(chunks)[:limit], broken
+        return error
+    return None
 
 
-def _excerpt(body: bytes) -> str:
+def _excerpt(body: bytes | bytearray) -> str:
     return body[: 4 * EXCERPT].decode(errors="replace")[:EXCERPT]
 
 
 async def _failure(response: aiohttp.ClientResponse) -> PollError:
     """Return what an answer other than 200 means."""
     status, headers = response.status, response.headers
-    body, _ = await _read(response, MAX_ERROR_BYTES)  # the status says enough, should it break off
-    message = one_line(f"HTTP {status} {parse_error(body) or response.reason or ''}", MAX_MESSAGE)
+    body = bytearray()
+    await _read(response, body, MAX_ERROR_BYTES)  # the status says enough, should it break off
+    if len(body) >= MAX_ERROR_BYTES:
+        response.close()
+    message = one_line(
+        f"HTTP {status} {parse_error(bytes(body[:MAX_ERROR_BYTES])) or response.reason or ''}", MAX_MESSAGE
+    )
     request_id = headers.get("x-ms-request-id", "")
     kind = _BY_STATUS.get(status) or _BY_STATUS_CLASS.get(status // 100, Malformed)
     if status == HTTPStatus.NOT_FOUND and _is_scale_set_gone(body):

@@ -394,7 +394,8 @@ async def test_a_path_of_the_endpoint_is_kept() -> None:
         pytest.param(b'{"value": []}', {"content_type": "text/html"}, {"value": []}, id="a wrong type"),
         pytest.param(b'{"value": []}', {"content_encoding": "x"}, {"value": []}, id="no such encoding"),
         pytest.param(b'{"value": "\xc3\xa9\\ud800"}', {}, {"value": "\xe9\ud800"}, id="half a surrogate"),
-        pytest.param(b'{"n": %s}' % (b"9" * 400), {}, {"n": 10**400 - 1}, id="a huge integer"),
+        pytest.param(b'{"n": %s}' % (b"9" * 20), {}, {"n": 10**20 - 1}, id="a large integer"),
+        pytest.param(b'{"n": %s}' % (b"9" * 21), {}, {"n": float("inf")}, id="a huge integer"),
         pytest.param(b'{"n": 1e999}', {}, {"n": float("inf")}, id="a huge float"),
         pytest.param(b"null", {}, None, id="null"),
         pytest.param(b"[]", {}, [], id="a list"),
@@ -841,7 +842,7 @@ BROKEN = [
     pytest.param(ok(b"[" * 200_000), "not JSON", id="deep lists"),
     pytest.param(ok(b'{"a":' * 200_000), "not JSON", id="deep objects"),
     pytest.param(ok(b"\x00" * 100), "not JSON", id="zeros"),
-    pytest.param(ok(b" " * 9 * MIB), "a page of more than 8388608 bytes", id="9 MiB"),
+    pytest.param(ok(b" " * 9 * MIB), "more than 8388608 bytes", id="9 MiB"),
     pytest.param(ok(b"no gzip", content_encoding="gzip"), "", id="no gzip"),
     pytest.param(ok(gzip.compress(b'{"value": []}')[:-12], content_encoding="gzip"), "", id="half a gzip"),
     pytest.param(ok(b"no deflate", content_encoding="deflate"), "", id="no deflate"),
@@ -936,7 +937,7 @@ async def test_a_page_of_just_8_mib_is_read(azure: Azure) -> None:
 
 async def test_a_page_of_one_byte_more_is_malformed(azure: Azure) -> None:
     azure.server.will(ok(b'{"value": []}'.ljust(8 * MIB + 1)))
-    assert str(await azure.failure()) == "a page of more than 8388608 bytes"
+    assert str(await azure.failure()) == "more than 8388608 bytes"
 
 
 async def test_a_gzip_bomb_is_not_read_past_the_limit(azure: Azure) -> None:
@@ -956,7 +957,7 @@ async def test_a_gzip_bomb_is_not_read_past_the_limit(azure: Azure) -> None:
 
     azure.server.will(bomb)
     failure = await azure.failure()
-    assert (type(failure), str(failure)) == (Malformed, "a page of more than 8388608 bytes")
+    assert (type(failure), str(failure)) == (Malformed, "more than 8388608 bytes")
     await asyncio.wait_for(azure.server.closed.wait(), 5)
     assert sent < 4 * MIB  # what the sockets in between hold
 
@@ -974,7 +975,7 @@ async def test_an_endless_body_is_not_read_past_the_limit(azure: Azure) -> None:
 
     azure.server.will(flood)
     failure = await azure.failure()
-    assert (type(failure), str(failure)) == (Malformed, "a page of more than 8388608 bytes")
+    assert (type(failure), str(failure)) == (Malformed, "more than 8388608 bytes")
     await asyncio.wait_for(azure.server.closed.wait(), 5)
     assert sent < 40
 
