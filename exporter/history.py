@@ -10,7 +10,7 @@ they differ from it (``completedTime``, seven-digit fractions, offsets).
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -23,6 +23,8 @@ MAX_MESSAGE = 4096
 """Characters kept of a message."""
 MAX_DETAILS = 1000
 """Entries kept of ``error.details``: a scale set has 1,000 instances at most."""
+MAX_ALL_DETAILS = 10 * MAX_DETAILS
+"""Entries of all ``details`` of a history: Azure tells of five upgrades, each with an error and a rollback error."""
 
 
 class UpgradeState(Enum):
@@ -153,8 +155,20 @@ class Malformed:
 
 def parse_history(pages: Iterable[object]) -> History | Malformed:
     """Read the decoded JSON of the pages of one ``osUpgradeHistory`` answer."""
+    steps = parse_history_in_steps(pages)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            history: History | Malformed = end.value
+            return history
+
+
+def parse_history_in_steps(pages: Iterable[object]) -> Generator[None, None, History | Malformed]:
+    """Do what :func:`parse_history` does, yielding after each entry; a step takes milliseconds at most."""
     unrecognised: list[str] = []
     upgrades: list[Upgrade] = []
+    details = 0
     for page in pages:
         if not isinstance(page, dict):
             return Malformed(f"not an object but {_kind(page)}")
@@ -164,9 +178,18 @@ def parse_history(pages: Iterable[object]) -> History | Malformed:
         for entry in value:
             if isinstance(entry, dict):
                 upgrades.append(_upgrade(_Fields(entry, "", unrecognised)))
+                details += _number_of_details(upgrades[-1])
             else:
                 unrecognised.append("value[]")
+            if details > MAX_ALL_DETAILS:
+                return Malformed(f"more than {MAX_ALL_DETAILS} details of errors")
+            yield
     return History(tuple(upgrades), tuple(unrecognised))
+
+
+def _number_of_details(upgrade: Upgrade) -> int:
+    errors = (upgrade.error, upgrade.rollback and upgrade.rollback.error)
+    return sum([len(error.details) for error in errors if error is not None])
 
 
 def parse_time(text: str) -> float | None:

@@ -17,11 +17,12 @@ from time import perf_counter, time
 
 from exporter.azure.client import Client
 from exporter.azure.errors import Malformed, PollError, Throttled
-from exporter.history import History, UpgradeState, parse_history
+from exporter.history import History, UpgradeState, parse_history_in_steps
 from exporter.history import Malformed as MalformedHistory
 from exporter.log import fields
 from exporter.plan import Due, Plan, Turn
 from exporter.scale_set import ScaleSet
+from exporter.slices import run_in_slices
 from exporter.snapshot import Snapshot, after_failure, after_pause, after_success
 from exporter.store import Store
 from exporter.telemetry import Telemetry
@@ -216,7 +217,7 @@ class Poller:
             )
             if answer.unchanged and known.history is not None:
                 return _News(known.history, known.digest)
-            history = parse_history(answer.pages)
+            history = await run_in_slices(parse_history_in_steps(answer.pages))
         except PollError as error:
             return error
         except Exception:
@@ -232,8 +233,8 @@ class Poller:
         if isinstance(outcome, PollError):
             self._telemetry.poll_failures.labels(subscription_id, outcome.reason.value).inc()
         else:
-            for field in outcome.history.unrecognised:
-                self._telemetry.unrecognised_values.labels(field).inc()
+            for field, number in Counter(outcome.history.unrecognised).items():
+                self._telemetry.unrecognised_values.labels(field).inc(number)
 
 
 def _identity(scale_set: ScaleSet) -> dict[str, dict[str, object]]:

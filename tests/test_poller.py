@@ -361,6 +361,20 @@ async def test_the_same_answer_counts_its_absurd_fields_again(world: World) -> N
     assert world.counted("unrecognised_values_total", field="value[]") == 2
 
 
+async def test_the_absurd_fields_of_an_answer_are_counted_by_their_sum(world: World) -> None:
+    count = {"properties": {"progress": {"failedInstanceCount": -1}}}
+    world.says(*[7] * 600, *[count] * 400)
+    await world.round()
+    assert world.counted("unrecognised_values_total", field="value[]") == 600
+    assert world.counted("unrecognised_values_total", field="properties.progress.failedInstanceCount") == 400
+
+
+async def test_an_answer_with_more_entries_than_azure_keeps_is_malformed(world: World) -> None:
+    world.says(*[{}] * 1001)
+    await world.round()
+    assert world.samples(world.web)["poll_error", "malformed"] == 1
+
+
 GONE = b'{"error": {"code": "ResourceNotFound", "message": "Gone."}}'
 
 
@@ -854,7 +868,7 @@ async def test_each_change_of_health_is_one_line(world: World, log: pytest.LogCa
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"<html>\n" + b"x" * 1000, "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b"<html>\n" + b"x" * 1000, "not JSON: Expecting value (char 0)"),
         (b'{"value": {}, "x": "' + b"x" * 1000 + b'"}', "'value' is not a list but an object"),
     ],
     ids=["no JSON", "no history"],
