@@ -94,10 +94,8 @@ class JsonPages:
                 members[name] = yield from self._list(text)
             else:
                 members[name] = _emptied((yield from text.value()))
-            if (yield from text.peek()) == "}":
-                yield from text.take("}")
+            if (yield from text.take(",}")) == "}":
                 return members
-            yield from text.take(",")
         raise TooMuch(f"more than {MAX_MEMBERS} members in a page")
 
     def _list(self, text: "_Text") -> Generator[None, None, list[object]]:
@@ -115,10 +113,8 @@ class JsonPages:
                 if self._marks > self.limits.marks:
                     raise TooMuch(f"more than {self.limits.marks} values and keys")
             kept.append(entry if self._keep is None else self._keep(entry))
-            if (yield from text.peek()) == "]":
-                yield from text.take("]")
+            if (yield from text.take(",]")) == "]":
                 return kept
-            yield from text.take(",")
 
     def _count(self, on_this_page: int) -> None:
         self._entries += 1
@@ -150,18 +146,22 @@ class _Text:
     def peek(self) -> Generator[None, None, str]:
         """Return the next character that is not white space, without taking it; empty at the end."""
         while True:
-            self._at = _SPACE.match(self._window, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
             if self._at < len(self._window):
-                return self._window[self._at]
-            if not self._extend():
+                if (character := self._window[self._at]) not in _SPACES:
+                    return character
+                self._at = _SPACE.match(self._window, self._at).end()  # type: ignore[union-attr]  # it matches none, too
+            elif self._extend():
+                yield
+            else:
                 return ""
-            yield
 
-    def take(self, character: str) -> Generator[None, None, None]:
-        """Take the next character that is not white space, which must be this one."""
-        if (yield from self.peek()) != character:
-            raise self.error(f"Expecting {character!r}")
+    def take(self, characters: str) -> Generator[None, None, str]:
+        """Take the next character that is not white space, which must be one of these, and return it."""
+        character = yield from self.peek()
+        if not character or character not in characters:
+            raise self.error(f"Expecting {characters[0]!r}")
         self._at += 1
+        return character
 
     def value(self) -> Generator[None, None, object]:
         """Take the next value."""
@@ -181,7 +181,8 @@ class _Text:
             yield
 
     def _count(self, end: int) -> int:
-        return sum(self._window.count(character, self._at, end) for character in "[{,:")
+        count, at = self._window.count, self._at
+        return count(",", at, end) + count(":", at, end) + count("{", at, end) + count("[", at, end)
 
     def _extend(self) -> bool:
         """Take up more of the page; return whether there was more."""
@@ -202,7 +203,8 @@ class _Text:
         return True
 
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACES = " \t\r\n"
+_SPACE = re.compile(f"[{_SPACES}]*")
 
 
 def _emptied(value: object) -> object:
