@@ -23,6 +23,8 @@ LIST_SECONDS = 60.0 / 360
 GRAPH_WINDOW_SECONDS = 5.0
 SCOPES_AT_ONCE = 16
 """Budgets that one answer may speak of; Azure's speak of four or five."""
+MAX_HEADER = 2048
+"""Characters of a header that lists budgets, of which 128 may come; Azure's has 300."""
 
 
 class Meter(Protocol):
@@ -67,6 +69,8 @@ def remaining(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, int], ...]
 def _remaining(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, int]]:
     for name, value in headers:
         header = name.lower()
+        if len(value) > MAX_HEADER:
+            continue  # a part of it could end in the middle of a number
         if header == "x-ms-ratelimit-remaining-resource":
             for scope, number in _LISTED.findall(value):
                 yield scope, int(number)
