@@ -585,12 +585,11 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
     await _read(response, body, MAX_ERROR_BYTES)  # the status says enough, should it break off
     if len(body) >= MAX_ERROR_BYTES:
         response.close()
-    message = one_line(
-        f"HTTP {status} {parse_error(bytes(body[:MAX_ERROR_BYTES])) or response.reason or ''}", MAX_MESSAGE
-    )
+    beginning = bytes(body[:MAX_ERROR_BYTES])
+    message = one_line(f"HTTP {status} {parse_error(beginning) or response.reason or ''}", MAX_MESSAGE)
     request_id = headers.get("x-ms-request-id", "")
     kind = _BY_STATUS.get(status) or _BY_STATUS_CLASS.get(status // 100, Malformed)
-    if status == HTTPStatus.NOT_FOUND and _is_scale_set_gone(body):
+    if status == HTTPStatus.NOT_FOUND and _is_scale_set_gone(beginning):
         kind = NotFound
     if kind is Unauthorized:
         claims = demanded_claims(", ".join(headers.getall("WWW-Authenticate", ())))
@@ -600,7 +599,7 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
         return Throttled(message, request_id=request_id, retry_after=pause)
     if kind is Malformed:
         message = one_line(f"{message} {headers.get('Location', '')}", MAX_MESSAGE)
-        return Malformed(message, request_id=request_id, excerpt=_excerpt(body))
+        return Malformed(message, request_id=request_id, excerpt=_excerpt(beginning))
     return kind(message, request_id=request_id)
 
 
