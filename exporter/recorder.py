@@ -5,6 +5,10 @@ broken the disk is, neither polls nor scrapes wait for it. What cannot be writte
 again each second. The queue is bounded: when it is full, a snapshot takes the place of the last one of its scale
 set, so that only a step between is lost, never how things stand.
 
+Each second it is looked whether the file is still there. A journal that is damaged, deleted or replaced is begun anew,
+or the other one opened; the present state of all scale sets is then written again. Nothing that is wrong with the
+journal ends the process once it runs, or reaches whoever reads from it.
+
 A poll that finds what the one before found writes nothing. That it took place is written once a minute, for all scale
 sets together, and at the end: after a crash ``last_success`` may be up to a minute older than it was, never newer.
 """
@@ -21,7 +25,7 @@ from time import time
 from typing import Concatenate, ParamSpec, TypeVar
 
 from exporter.history import Upgrade
-from exporter.journal import Journal, Reader, reading
+from exporter.journal import DamagedError, Journal, LossError, Reader, reading
 from exporter.log import fields
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Finished, Snapshot
@@ -65,21 +69,31 @@ class Recorder:
         self._opened = False
         self._queue: dict[str, list[Snapshot]] = {}
         self._queued = 0
-        self._times_due = self._prune_due = False
+        self._times_due = self._prune_due = self._all_due = False
+        self._suspected = False
+        """Whether the file is to be checked: a reader met damage, say, which is the writer's to move aside."""
         self._troubles: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open the file; a disk in trouble may come round later.
+        """Open the file; a damaged one is begun anew, and a disk in trouble is tried again later.
 
         Raises ``OSError``, with a text for people, where it is another exporter's, a newer version's, or no journal.
         """
-        try:
-            self._journal = await asyncio.to_thread(Journal, self.path)
-        except OSError as error:
-            if error.errno not in DISK_TROUBLE:
-                raise
-            self._failed(error)
+        for _ in range(2):  # the second time there is a new one
+            try:
+                self._journal = await asyncio.to_thread(_open_and_check, self.path)
+            except LossError as error:
+                self._lost(error)
+                if error.moved_to is None:
+                    break
+            except OSError as error:
+                if error.errno not in DISK_TROUBLE:
+                    raise
+                self._failed(error)
+                break
+            else:
+                break
         self._opened = True
 
     def record(self, before: Snapshot, after: Snapshot) -> None:
@@ -89,38 +103,67 @@ class Recorder:
 
     @contextmanager
     def past(self) -> Iterator[Callable[[ScaleSet], tuple[Upgrade, ...]]]:
-        """Give all upgrades of a scale set, the oldest first, for a thread; of a file that cannot be read, none."""
+        """Give all upgrades of a scale set, the oldest first, for a thread; none where they cannot be read."""
         with ExitStack() as stack:
-            try:
-                journal: Reader | None = stack.enter_context(reading(self.path))
-            except OSError:
-                journal = None
+            journal: Reader | None = None
+            with self._reader_faults():
+                if self._opened:
+                    journal = stack.enter_context(reading(self.path))
 
             def upgrades(scale_set: ScaleSet) -> tuple[Upgrade, ...]:
-                try:
-                    recorded = journal.upgrades(scale_set.id) if journal is not None else ()
-                except OSError:
-                    return ()
-                return tuple(each.upgrade for each in recorded)
+                nonlocal journal
+                found = self._upgrades(journal, scale_set)
+                if found is None:
+                    journal = None  # what is wrong with it would show again for each scale set
+                return found or ()
 
             yield upgrades
+
+    def _upgrades(self, journal: Reader | None, scale_set: ScaleSet) -> tuple[Upgrade, ...] | None:
+        if journal is not None:
+            with self._reader_faults():
+                return tuple(each.upgrade for each in journal.upgrades(scale_set.id))
+        return None
+
+    @contextmanager
+    def _reader_faults(self) -> Iterator[None]:
+        """Go on where a reader fails, and have damage looked for; other faults of the file the writer meets, too."""
+        with self._defects():
+            try:
+                yield
+            except OSError as error:
+                self._suspected |= isinstance(error, DamagedError)
+
+    @contextmanager
+    def _defects(self) -> Iterator[None]:
+        """Count and log an exception that only a mistake in this program explains, and go on."""
+        try:
+            yield
+        except Exception:
+            log.exception("defect in the journal", extra=fields(path=self.path))
+            self._telemetry.journal_failures.inc()
 
     async def remember(self, scale_sets: Collection[ScaleSet]) -> dict[str, Snapshot]:
         """Return what was last known of these scale sets, by id."""
         if not scale_sets:
             return {}
         await self.flush()
-        try:
-            return await self._attempt(_known, self.path, scale_sets) or {}
-        except Exception:
-            # Ours to mend; but it must not keep the scale sets from being polled.
-            log.exception("defect in the journal", extra=fields(path=self.path))
-            self._telemetry.journal_failures.inc()
-            return {}
+        known: dict[str, Snapshot] = {}
+        unreadable: list[Exception] = []
+        with self._defects():  # none must keep the scale sets from being polled
+            known, unreadable = await self._attempt(_known, self.path, scale_sets) or ({}, [])
+        if unreadable:
+            self._suspected |= any(isinstance(error, DamagedError) for error in unreadable)
+            self._telemetry.journal_failures.inc(len(unreadable))
+            log.error(
+                "rows of the journal cannot be read, their scale sets are polled as if they were new",
+                extra=fields(path=self.path, scale_sets=len(unreadable), error=unreadable[0]),
+            )
+        return known
 
     async def ring(self) -> None:
-        """Start to write, if there is something to be written and nobody is at it."""
-        if (self._task is None or self._task.done()) and (self._queue or self._times_due or self._prune_due):
+        """Start to look after the file and to write, if nobody is at it."""
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
 
     async def flush(self) -> None:
@@ -136,27 +179,37 @@ class Recorder:
         self._times_due = True
 
     async def prune(self) -> None:
-        """Have it forgotten what is too old."""
-        self._prune_due = True
+        """Have the file checked, and what is too old forgotten."""
+        self._suspected = self._prune_due = True
 
     async def close(self) -> None:
         """Write what there is to be written, and close the file."""
         if self._opened:
             self._times_due = True
             await self.flush()
+            self._opened = False
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
             self._journal = None
 
     async def _work(self) -> None:
-        try:
-            if await self._write_queue():
+        with self._defects():  # one costs what was in hand, but not the next, nor any poll
+            if await self._look_after_file() and await self._write_queue():
                 await self._write_times()
                 await self._forget()
-        except Exception:
-            # Ours to mend; what was in hand is lost, but not the next, nor any poll.
-            log.exception("defect in the journal", extra=fields(path=self.path))
-            self._telemetry.journal_failures.inc()
+
+    async def _look_after_file(self) -> bool:
+        """Open the file where it is not open, look whether it is still there and sound; return whether it is."""
+        suspected, self._suspected = self._suspected, False
+        if not await self._with_journal(_verify, check=suspected):
+            self._suspected |= suspected
+            return False
+        if self._all_due:
+            self._all_due = False
+            for known in self._store.snapshots():
+                if known.history is not None or known.finished:
+                    self._put(known)
+        return True
 
     async def _write_queue(self) -> bool:
         """Write all there is; return whether that went well."""
@@ -168,6 +221,7 @@ class Recorder:
             if counts is None:
                 self._put_back(batch)
                 return False
+            self._succeeded()
             await self._tell(counts)
         return True
 
@@ -177,6 +231,8 @@ class Recorder:
             polled = [known for known in self._store.snapshots() if known.last_poll and not known.remembered]
             self._times_due = False
             self._times_due = await self._with_journal(Journal.write, (), polled) is None
+            if not self._times_due:
+                self._succeeded()
 
     async def _forget(self) -> None:
         if self._prune_due:
@@ -232,32 +288,68 @@ class Recorder:
                 broken.close()
                 raise
 
-        result = await self._attempt(work)
-        if result is not None and self._troubles:
-            self._troubles.clear()
-            log.info("journal is written again", extra=fields(path=self.path))
-        return result
+        return await self._attempt(work)
 
     async def _attempt(
         self, work: Callable[_Given, _Result], *given: _Given.args, **named: _Given.kwargs
     ) -> _Result | None:
         try:
             return await asyncio.to_thread(work, *given, **named)
+        except LossError as error:
+            self._lost(error)
         except OSError as error:
             self._failed(error)
-            return None
+        return None
+
+    def _lost(self, error: LossError) -> None:
+        """Have all that is known written again, to the file that takes the place of the lost one."""
+        self._all_due = True
+        if error.moved_to is None and isinstance(error, DamagedError):
+            self._suspected = True  # it is still in its place, and not to be written to
+            self._failed(error)
+            return
+        self._telemetry.journal_failures.inc()
+        log.error(
+            "journal is lost, it is begun anew and the present state of all scale sets written to it",
+            extra=fields(path=self.path, error=error.strerror, moved_to=error.moved_to or ""),
+        )
 
     def _failed(self, error: OSError) -> None:
-        """Count a failure, and say it unless it has been said since the journal was last written."""
+        """Count a failure, and log it unless that was done since the journal was last written."""
         self._telemetry.journal_failures.inc()
         what = error.strerror or str(error)
         if what not in self._troubles:
             self._troubles.add(what)
             log.error(
-                "journal fails, it is tried again each second", extra=fields(path=self.path, error=what)
+                "journal failed, it is tried again every second", extra=fields(path=self.path, error=what)
             )
 
+    def _succeeded(self) -> None:
+        """Log the end of failures."""
+        if self._troubles:
+            self._troubles.clear()
+            log.info("journal is written again", extra=fields(path=self.path))
 
-def _known(path: Path, scale_sets: Collection[ScaleSet]) -> dict[str, Snapshot]:
+
+def _open_and_check(path: Path) -> Journal:
+    journal = Journal(path)
+    try:
+        journal.check()
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _verify(journal: Journal, *, check: bool) -> bool:
+    if check:
+        journal.check()
+    else:
+        journal.verify()
+    return True
+
+
+def _known(path: Path, scale_sets: Collection[ScaleSet]) -> tuple[dict[str, Snapshot], list[Exception]]:
+    """Return what was last known, by id, and why the rows of some scale sets cannot be read."""
     with reading(path) as journal:
-        return journal.known(scale_sets)
+        return journal.known(scale_sets), list(journal.unreadable.values())

@@ -1,13 +1,16 @@
 """The journal: what goes in comes out, after kills, on bad disks, from older versions; nothing is counted twice."""
 
 import errno
+import gzip
+import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +31,15 @@ from exporter.history import (
     UpgradeState,
     possible_end,
 )
-from exporter.journal import Change, Journal, Recorded, reading
+from exporter.journal import (
+    Change,
+    DamagedError,
+    Journal,
+    LossError,
+    Recorded,
+    reading,
+    refuse_other_file,
+)
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot, after_failure, after_success
 
@@ -63,6 +74,11 @@ def known(path: Path, scale_set: ScaleSet = WEB) -> Snapshot | None:
 def recorded(path: Path, scale_set: ScaleSet = WEB) -> tuple[Recorded, ...]:
     with reading(path) as journal:
         return journal.upgrades(scale_set.id)
+
+
+def names(path: Path) -> list[str]:
+    """Return the names of the journal's files, without the time in them."""
+    return sorted(re.sub("corrupt-[0-9TZ.]+", "corrupt-TIME", file.name) for file in path.parent.iterdir())
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
@@ -294,20 +310,42 @@ def newer(path: Path) -> None:
             lambda path: database(path, "CREATE TABLE t (c)"),
             "is an SQLite database, but not a journal of this exporter",
         ),
-        (lambda path: path.write_text("upgrades: none\n" * 99), "file is not a database"),
-        (lambda path: path.mkdir(), "unable to open database file|disk I/O error"),
+        (lambda path: path.write_text("upgrades: none\n" * 99), "is not a journal of this exporter"),
+        (
+            lambda path: path.write_text("CREATE TABLE scale_sets (number INTEGER PRIMARY KEY);\n"),
+            "is not a journal of this exporter",
+        ),
+        (lambda path: path.write_bytes(gzip.compress(bytes(9999))), "is not a journal of this exporter"),
+        (lambda path: path.mkdir(), "is not a regular file"),
+        (os.mkfifo, "is not a regular file"),
     ],
-    ids=["newer", "another database", "another file", "directory"],
+    ids=["newer", "another database", "text", "dump of a journal", "binary", "directory", "pipe"],
 )
 def test_a_file_that_is_no_journal_of_ours_is_refused_and_left_alone(path: Path, prepare, said: str):
     prepare(path)
+    path.chmod(0o755)
     before = path.read_bytes() if path.is_file() else b""
-    with pytest.raises(OSError, match=said) as refusal:
-        Journal(path)
-    assert refusal.value.filename == str(path)
+    for refuse in (Journal, refuse_other_file):
+        with pytest.raises(OSError, match=said) as refusal:
+            refuse(path)
+        assert not isinstance(refusal.value, LossError)
+        assert refusal.value.filename == str(path)
     assert (path.read_bytes() if path.is_file() else b"") == before
-    with pytest.raises(OSError, match=said), reading(path):
-        pass
+    assert path.stat().st_mode & 0o777 == 0o755
+    assert not list(path.parent.glob("*.corrupt-*"))
+
+
+def test_another_database_keeps_its_log(path: Path):
+    """To open it for writing would write the log into the database when it is closed."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript("PRAGMA journal_mode = WAL; CREATE TABLE t (c); INSERT INTO t VALUES (1)")
+        log = path.with_name(f"{path.name}-wal")
+        copies = [(file, file.read_bytes()) for file in (path, log)]
+    for file, content in copies:
+        file.write_bytes(content)
+    with pytest.raises(OSError, match="but not a journal of this exporter"):
+        Journal(path)
+    assert [(file, file.read_bytes()) for file in (path, log)] == copies
 
 
 def test_a_directory_that_is_not_there_is_said(tmp_path: Path):
@@ -328,6 +366,459 @@ def test_a_second_exporter_is_refused_until_the_first_ends(path: Path, tmp_path:
         assert refusal.value.errno == errno.EBUSY
     first.close()
     Journal(link).close()
+
+
+# --- Damage
+
+
+def opened(path: Path) -> Journal:
+    """Open a journal as the exporter does when it starts."""
+    journal = Journal(path)
+    try:
+        journal.check()
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+@pytest.fixture
+def written(path: Path) -> bytearray:
+    """The bytes of a journal with two scale sets, closed as it should be."""
+    write(path, polled(upgrade(1.0), upgrade(2.0, FAULTED)), polled(upgrade(3.0), scale_set=API))
+    return bytearray(path.read_bytes())
+
+
+def zeroed(data: bytearray, start: int, end: int) -> bytearray:
+    return data[:start] + bytes(end - start) + data[end:]
+
+
+def within(data: bytearray, old: bytes, new: bytes) -> bytearray:
+    assert old in data
+    assert len(old) == len(new)
+    return bytearray(bytes(data).replace(old, new, 1))
+
+
+DAMAGES: dict[str, Callable[[bytearray], bytearray]] = {
+    "no magic": lambda data: zeroed(data, 0, 16),
+    "no header": lambda data: zeroed(data, 0, 100),
+    "garbage for a header": lambda data: bytearray(b"garbage " * 13) + data[104:],
+    "no first sector": lambda data: zeroed(data, 0, 512),
+    "no first page": lambda data: zeroed(data, 0, 4096),
+    "only zeros": lambda data: bytearray(len(data)),
+    "cut in the magic": lambda data: data[:9],
+    "cut in the header": lambda data: data[:50],
+    "cut in the first page": lambda data: data[:3000],
+    "cut in half": lambda data: data[: len(data) // 2],
+    "no second page": lambda data: zeroed(data, 4096, 8192),
+    "no last page": lambda data: zeroed(data, len(data) - 4096, len(data)),
+    "unknown format for writers": lambda data: zeroed(data, 18, 19),
+    "unknown format for readers": lambda data: zeroed(data, 19, 20),
+    "unknown format of the schema": lambda data: data[:47] + b"\x09" + data[48:],
+    "another text encoding": lambda data: data[:59] + b"\x02" + data[60:],
+    "an impossible version": lambda data: data[:60] + b"\x80" + data[61:],
+    "an absurd version": lambda data: data[:60] + b"\x01" + data[61:],
+    "tables of no version": lambda data: zeroed(data, 60, 64),
+    "another application": lambda data: data[:68] + b"\x00" + data[69:],
+    "a column of another name": lambda data: within(data, b"last_poll REAL", b"lost_poll REAL"),
+    # A message of SQLite's then quotes bytes that are not UTF-8, which Python's sqlite3 does not survive.
+    "a column whose name is not UTF-8": lambda data: within(
+        data, b"(upgrade, number)", b"(upgrade, \xe5umber)"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_journal_is_moved_aside_as_it_is_and_begun_anew(
+    path: Path, written: bytearray, damage: Callable[[bytearray], bytearray]
+):
+    damaged = damage(written)
+    assert damaged != written
+    path.write_bytes(damaged)
+    refuse_other_file(path)
+    with pytest.raises(DamagedError, match="is damaged: ") as loss:
+        opened(path)
+    moved_to = loss.value.moved_to
+    assert moved_to is not None
+    assert moved_to.read_bytes() == damaged
+    assert {name.removesuffix("-wal").removesuffix("-shm") for name in names(path)} == {
+        "journal.sqlite-lock",
+        "journal.sqlite.corrupt-TIME",
+    }
+    write(path, polled(upgrade(9.0)))
+    assert known(path).latest == upgrade(9.0)  # type: ignore[union-attr]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["a bit", "zeros", "garbage", "cut off"]),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([1, 16, 512, 4096]),
+    st.integers(0, 255),
+)
+def test_of_a_journal_damaged_anywhere_nothing_is_lost_that_was_not_damaged_and_a_new_poll_can_be_written(
+    kind: str, where: float, length: int, value: int
+):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "journal.sqlite")
+        sets = [ScaleSet("S", "RG", f"web-{number}", 300.0) for number in range(20)]
+        write(path, *(polled(upgrade(1.0), upgrade(2.0), scale_set=each) for each in sets))
+        data = path.read_bytes()
+        at = int(where * len(data))
+        if at in range(60, 64):
+            return  # the version: a journal of a newer exporter is refused
+        end = min(at + length, len(data))
+        damaged = {
+            "a bit": data[:at] + bytes([data[at] ^ 1 << value % 8]) + data[at + 1 :],
+            "zeros": data[:at] + bytes(end - at) + data[end:],
+            "garbage": data[:at] + random.Random(value).randbytes(end - at) + data[end:],
+            "cut off": data[:at] or data[:1],
+        }[kind]
+        path.write_bytes(damaged)
+        try:
+            journal = opened(path)
+        except DamagedError:
+            journal = opened(path)
+            (moved_to,) = (
+                file for file in path.parent.iterdir() if re.search("corrupt-[0-9TZ.]+$", file.name)
+            )
+            assert moved_to.read_bytes() == damaged
+        with closing(journal):
+            with reading(path) as reader:
+                assert len(reader.known(sets)) + len(reader.unreadable) <= len(sets)
+                list(reader.all_upgrades())
+            now = [
+                polled(upgrade(1.0), upgrade(2.0), upgrade(3.0), scale_set=each, at=6000.0) for each in sets
+            ]
+            journal.write(now)
+            with reading(path) as reader:
+                found = reader.known(sets)
+            assert [found[each.id].history for each in sets] == [each.history for each in now]
+
+
+def test_what_lies_beside_a_damaged_journal_goes_with_it(path: Path, written: bytearray):
+    path.write_bytes(zeroed(written, 4096, 8192))
+    log = path.with_name(f"{path.name}-wal")
+    log.write_bytes(b"what the log holds")
+    with pytest.raises(DamagedError) as loss:
+        opened(path)
+    assert loss.value.moved_to is not None
+    moved_log = loss.value.moved_to.with_name(f"{loss.value.moved_to.name}-wal")
+    assert moved_log.read_bytes() == b"what the log holds"
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["empty", "absent"])
+def test_the_log_of_a_journal_that_is_empty_or_absent_is_kept(path: Path, there: bool):
+    """SQLite deletes it, even for a reader; it may hold all there was."""
+    log = path.with_name(f"{path.name}-wal")
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(1.0))])
+        content = log.read_bytes()
+    path.write_bytes(b"") if there else path.unlink()
+    log.write_bytes(content)
+    with pytest.raises(OSError, match="is empty" if there else "No such file"), reading(path):
+        pass
+    assert log.read_bytes() == content
+    with pytest.raises(DamagedError, match="is damaged: it is empty or absent, its log is not") as loss:
+        Journal(path)
+    assert loss.value.moved_to is not None
+    (moved_log,) = path.parent.glob("*.corrupt-*-wal")
+    assert moved_log.read_bytes() == content
+    Journal(path).close()
+
+
+def test_an_empty_file_becomes_a_journal(path: Path):
+    path.touch()
+    refuse_other_file(path)
+    write(path, polled(upgrade(1.0)))
+    assert names(path) == ["journal.sqlite", "journal.sqlite-lock"]
+
+
+def test_a_reader_leaves_a_damaged_journal_where_it_is(path: Path, written: bytearray):
+    path.write_bytes(zeroed(written, 0, 100))
+    with pytest.raises(DamagedError) as loss, reading(path):
+        pass
+    assert loss.value.moved_to is None
+    path.write_bytes(zeroed(written, 4096, len(written)))
+    with reading(path) as reader:
+        assert reader.known([WEB, API]) == {}
+        assert [*map(type, reader.unreadable.values())] == [DamagedError, DamagedError]
+    with pytest.raises(DamagedError), reading(path) as reader:
+        list(reader.all_upgrades())
+    assert path.read_bytes() == zeroed(written, 4096, len(written))
+    assert not list(path.parent.glob("*.corrupt-*"))
+
+
+def test_who_does_not_hold_the_lock_moves_nothing(path: Path, written: bytearray):
+    with closing(Journal(path)):
+        path.write_bytes(zeroed(written, 0, 100))
+        with pytest.raises(OSError, match="is in use by another exporter"):
+            Journal(path)
+        assert path.exists()
+
+
+def test_damage_that_shows_in_a_write_is_moved_aside_too(path: Path, written: bytearray):
+    path.write_bytes(zeroed(written, 4096, len(written)))
+    with pytest.raises(DamagedError, match="malformed") as loss, closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(9.0))])
+    assert loss.value.moved_to is not None
+    assert loss.value.moved_to.read_bytes() == zeroed(written, 4096, len(written))
+
+
+def test_damage_that_shows_in_pruning_is_moved_aside_too(path: Path, written: bytearray):
+    path.write_bytes(zeroed(written, 4096, len(written)))
+    with pytest.raises(DamagedError, match="malformed"), closing(Journal(path)) as journal:
+        journal.prune(1e9, held=())
+    assert not path.exists()
+
+
+def test_an_index_that_does_not_fit_its_table_is_found_when_a_write_fails_for_no_other_reason(path: Path):
+    write(path, polled(upgrade(1.0)))
+    with closing(Journal(path)) as journal:
+        database(
+            path,
+            "PRAGMA writable_schema = ON; CREATE TABLE lost (upgrade, number);"
+            "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 'lost')"
+            " WHERE name = 'sqlite_autoindex_scale_sets_1'",
+        )
+        with pytest.raises(DamagedError):
+            journal.write([polled(upgrade(2.0))])
+
+
+def test_no_more_than_ten_damaged_journals_are_kept_beside_the_present_one(path: Path, written: bytearray):
+    damaged = zeroed(written, 0, 100)
+    for _ in range(10):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError):
+            Journal(path)
+    assert len(list(path.parent.glob("*.corrupt-*"))) == 10
+    path.write_bytes(damaged)
+    with pytest.raises(
+        DamagedError, match=r"10 files journal.sqlite.corrupt-\* are there already: remove"
+    ) as loss:
+        Journal(path)
+    assert loss.value.moved_to is None
+    assert path.read_bytes() == damaged
+
+
+def rows_broken(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        assert db.execute(statement).rowcount > 0
+
+
+OF_WEB = "(SELECT number FROM scale_sets WHERE name = 'Web')"
+BAD_ROWS = {
+    "facts that are not JSON": f"UPDATE upgrades SET facts = 'nonsense' WHERE scale_set = {OF_WEB}",
+    "facts of another kind": f"UPDATE upgrades SET facts = '[]' WHERE scale_set = {OF_WEB}",
+    "endless facts": f"UPDATE upgrades SET facts = replace(hex(zeroblob(50000)), '0', '[') WHERE scale_set = {OF_WEB}",
+    "no facts": f"UPDATE upgrades SET facts = '' WHERE scale_set = {OF_WEB}",
+    "facts that are not UTF-8": f"UPDATE upgrades SET facts = CAST(x'7b22ff227d' AS TEXT) WHERE scale_set = {OF_WEB}",
+    "half of a surrogate pair": 'UPDATE upgrades SET facts = \'{"state":"Faulted","location":"\\ud800"}\''
+    f" WHERE scale_set = {OF_WEB}",
+    "no state": f"UPDATE upgrades SET facts = '{{}}' WHERE scale_set = {OF_WEB}",
+    "a state that is none": f'UPDATE upgrades SET facts = \'{{"state":"Fine"}}\' WHERE scale_set = {OF_WEB}',
+    "a count that is text": 'UPDATE upgrades SET facts = \'{"state":"Faulted","progress":{"failed":"1"}}\''
+    f" WHERE scale_set = {OF_WEB}",
+    "a count that is too large": 'UPDATE upgrades SET facts = \'{"state":"Faulted","progress":{"failed":4294967296}}\''
+    f" WHERE scale_set = {OF_WEB}",
+    "a time that is no number": f'UPDATE upgrades SET facts = \'{{"state":"Faulted","end":NaN}}\' WHERE scale_set = {OF_WEB}',
+    "an error that is none": f'UPDATE upgrades SET facts = \'{{"state":"Faulted","error":1}}\' WHERE scale_set = {OF_WEB}',
+    "details that are none": 'UPDATE upgrades SET facts = \'{"state":"Faulted","error":{"details":[1]}}\''
+    f" WHERE scale_set = {OF_WEB}",
+    "a reason that is none": f"UPDATE polls SET failure = 'lazy' WHERE scale_set = {OF_WEB}",
+    "a message that is a blob": f"UPDATE polls SET failure_message = x'00' WHERE scale_set = {OF_WEB}",
+    "a poll at a time that is text": f"UPDATE polls SET last_success = 'noon' WHERE scale_set = {OF_WEB}",
+    "a poll before the epoch": f"UPDATE polls SET last_poll = -1 WHERE scale_set = {OF_WEB}",
+    "progress at no time": "UPDATE scale_sets SET last_progress = 9e999 WHERE name = 'Web'",
+}
+
+
+@pytest.mark.parametrize("statement", BAD_ROWS.values(), ids=BAD_ROWS.keys())
+def test_a_row_that_breaks_the_model_costs_its_scale_set_what_was_known_until_the_next_poll(
+    path: Path, written: bytearray, statement: str
+):
+    rows_broken(path, statement)
+    with reading(path) as reader:
+        assert reader.known([WEB, API]).keys() == {API.id}
+        assert reader.unreadable.keys() == {WEB.id}
+        assert [each.upgrade for each in reader.upgrades(API.id)] == [upgrade(3.0)]
+        assert {each.name for each in reader.all_upgrades()} >= {"Api"}
+        reader.upgrades(WEB.id)
+    told = polled(upgrade(1.0), upgrade(2.0, FAULTED), at=6000.0)
+    assert write(path, told) == {WEB.id: ((COMPLETED, "", 1), (FAULTED, "", 1))}
+    assert known(path).history == told.history  # type: ignore[union-attr]
+    assert [each.upgrade for each in recorded(path)] == [upgrade(1.0), upgrade(2.0, FAULTED)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE changes SET state = 'Fine' WHERE upgrade = 1",
+        "UPDATE changes SET seen = 'noon' WHERE upgrade = 1",
+        "UPDATE changes SET pending = 1.5 WHERE upgrade = 1",
+        "UPDATE changes SET error_message = x'ff' WHERE upgrade = 1",
+        "UPDATE upgrades SET first_seen = 'noon' WHERE number = 1",
+    ],
+)
+def test_a_change_that_breaks_the_model_costs_its_upgrade_and_is_told_of(
+    path: Path, written: bytearray, statement: str
+):
+    rows_broken(path, statement)
+    with reading(path) as reader:
+        assert [(each.name, each.upgrade.start) for each in reader.all_upgrades()] == [
+            ("Api", 3.0),
+            ("Web", 2.0),
+        ]
+        assert reader.unreadable.keys() == {WEB.id}
+
+
+def test_a_count_that_breaks_the_model_counts_nothing(path: Path, written: bytearray):
+    rows_broken(path, "UPDATE counts SET state = 'Fine' WHERE state = 'Faulted'")
+    assert known(path).finished == ((COMPLETED, "", 1),)  # type: ignore[union-attr]
+    rows_broken(path, "UPDATE counts SET upgrades = 'many' WHERE state = 'Completed'")
+    assert known(path).finished == ()  # type: ignore[union-attr]
+
+
+def test_a_row_that_a_write_depends_on_and_that_breaks_the_model_is_damage(path: Path, written: bytearray):
+    rows_broken(path, "UPDATE changes SET number = 'first' WHERE upgrade = 1")
+    with pytest.raises(DamagedError, match="'first' where the number of a change belongs") as loss:
+        write(path, polled(upgrade(1.0, FAULTED)))
+    assert loss.value.moved_to is not None
+    assert not path.exists()
+
+
+def test_a_journal_begun_anew_goes_on_counting_where_the_lost_one_was(path: Path):
+    before = replace(
+        polled(upgrade(1.0)), finished=((COMPLETED, "", 7), (FAULTED, "User", 2), (COMPLETED, "User", 0))
+    )
+    assert write(path, before) == {WEB.id: ((COMPLETED, "", 7), (FAULTED, "User", 2))}
+    assert write(path, replace(polled(upgrade(1.0), upgrade(2.0)), finished=())) == {
+        WEB.id: ((COMPLETED, "", 8), (FAULTED, "User", 2))
+    }
+
+
+# --- Files that vanish while they are in use
+
+
+def test_a_journal_that_was_deleted_is_noticed_and_its_log_is_not_that_of_the_next_one(path: Path):
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(1.0))])
+        path.unlink()
+        with pytest.raises(LossError, match="was deleted or replaced while in use"):
+            journal.write([polled(upgrade(2.0))])
+    assert names(path) == [
+        "journal.sqlite-lock",
+        "journal.sqlite.corrupt-TIME-shm",
+        "journal.sqlite.corrupt-TIME-wal",
+    ]
+    Journal(path).close()
+    assert known(path) is None
+
+
+def test_a_journal_that_was_replaced_is_noticed_and_the_other_one_is_not_touched(path: Path, tmp_path: Path):
+    other = tmp_path / "other.sqlite"
+    write(other, polled(upgrade(7.0)))
+    content = other.read_bytes()
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(1.0))])
+        other.rename(path)
+        with pytest.raises(LossError):
+            journal.verify()
+    assert path.read_bytes() == content
+    assert known(path).latest == upgrade(7.0)  # type: ignore[union-attr]
+
+
+def test_a_file_of_somebody_else_in_the_journals_place_is_not_touched(path: Path, tmp_path: Path):
+    other = tmp_path / "notes"
+    other.write_text("notes\n")
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(1.0))])
+        other.rename(path)
+        with pytest.raises(LossError):
+            journal.verify()
+    with pytest.raises(OSError, match="is not a journal of this exporter"):
+        Journal(path)
+    assert path.read_text() == "notes\n"
+
+
+@pytest.mark.parametrize("size", [0, 50, 4096], ids=["to nothing", "to a part of the header", "to a page"])
+def test_a_journal_that_was_cut_off_while_in_use_is_noticed_and_moved_aside_with_its_log(
+    path: Path, size: int
+):
+    write(path, polled(*(upgrade(float(number)) for number in range(1, 200))))
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(300.0))])
+        cut = path.read_bytes()[:size]
+        os.truncate(path, size)
+        with pytest.raises(DamagedError) as loss:
+            journal.verify()
+    assert loss.value.moved_to is not None
+    assert loss.value.moved_to.read_bytes() == cut
+    assert not path.exists()
+
+
+def test_content_of_somebody_else_that_overwrote_the_journal_is_neither_moved_nor_written_to(path: Path):
+    write(path, polled(upgrade(1.0)))
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(2.0))])
+        path.write_text("notes\n")
+        with pytest.raises(OSError, match="is not a journal of this exporter"):
+            journal.verify()
+    assert path.read_text() == "notes\n"
+    assert not list(path.parent.glob("*.corrupt-*"))
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock"])
+def test_a_file_beside_the_journal_that_was_deleted_is_noticed_and_nothing_is_lost(path: Path, suffix: str):
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(1.0))])
+        path.with_name(f"{path.name}{suffix}").unlink()
+        with pytest.raises(LossError, match=f"journal.sqlite{suffix}: was deleted or replaced"):
+            journal.verify()
+    assert known(path).latest == upgrade(1.0)  # type: ignore[union-attr]
+    write(path, polled(upgrade(2.0)))
+    assert known(path).latest == upgrade(2.0)  # type: ignore[union-attr]
+
+
+def test_a_journal_that_was_compacted_while_in_use_is_used_on(path: Path):
+    write(path, polled(*(upgrade(float(number)) for number in range(1, 500))))
+    with closing(Journal(path)) as journal:
+        journal.prune(1e9, held=())
+        size = path.stat().st_size
+        database(path, "VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
+        assert path.stat().st_size < size
+        journal.verify()
+        journal.write([polled(upgrade(900.0))])
+    assert known(path).latest == upgrade(900.0)  # type: ignore[union-attr]
+
+
+# --- Permissions
+
+
+def modes(path: Path) -> set[int]:
+    return {file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+
+
+def test_only_the_owner_may_read_the_journals_files(path: Path):
+    with closing(Journal(path)) as journal:
+        journal.write([polled(upgrade(1.0))])
+        assert len(names(path)) == 4
+        assert modes(path) == {0o600}
+
+
+def test_files_of_former_versions_that_all_may_read_become_the_owners_alone(path: Path, written: bytearray):
+    for suffix in ("", "-lock", "-wal"):
+        file = path.with_name(f"{path.name}{suffix}")
+        file.touch()
+        file.chmod(0o644)
+    Journal(path).close()
+    assert modes(path) == {0o600}
+    path.write_bytes(zeroed(written, 0, 100))
+    path.chmod(0o644)
+    with pytest.raises(DamagedError):
+        Journal(path)
+    assert modes(path) == {0o600}
 
 
 # --- Versions

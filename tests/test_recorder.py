@@ -179,7 +179,7 @@ async def test_what_cannot_be_written_is_kept_said_once_counted_each_time_and_wr
     await world.recorder.flush()
     assert world.states() == [1, 2, 3, 4]
     assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("ERROR", "journal fails, it is tried again each second"),
+        ("ERROR", "journal failed, it is tried again every second"),
         ("INFO", "journal is written again"),
     ]
     assert caplog.records[0].fields["error"] == "database is locked"  # type: ignore[attr-defined]
@@ -298,7 +298,215 @@ async def test_a_file_that_is_no_journal_is_refused_at_the_start_and_left_alone(
     path = tmp_path / "journal.sqlite"
     path.write_text("nonsense" * 99)
     world = World(path)
-    with pytest.raises(OSError, match="not a database"):
+    with pytest.raises(OSError, match="is not a journal of this exporter"):
         await world.recorder.open()
     await world.recorder.close()
     assert path.read_text() == "nonsense" * 99
+
+
+def garble(path: Path) -> bytes:
+    """Destroy all but the first page; return what is there then."""
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"?" * (path.stat().st_size - 4096))
+    return path.read_bytes()
+
+
+def losses(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    """Return the fields of the log lines that tell of a lost journal."""
+    message = "journal is lost, it is begun anew and the present state of all scale sets written to it"
+    return [record.fields for record in caplog.records if record.message == message]  # type: ignore[attr-defined]
+
+
+async def restarted(world: World) -> World:
+    """Return the same world with the recorder of another process."""
+    await world.recorder.close()
+    after = World(world.path)
+    await after.recorder.open()
+    return after
+
+
+async def test_a_journal_that_is_damaged_at_the_start_is_moved_aside_counted_logged_and_begun_anew(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    world.finds(DONE)
+    await world.recorder.close()
+    damaged = garble(world.path)
+    after = await restarted(world)
+    assert after.failures == 1
+    (said,) = losses(caplog)
+    moved_to = said["moved_to"]
+    assert isinstance(moved_to, Path)
+    assert moved_to.read_bytes() == damaged
+    assert said["path"] == world.path
+    assert str(said["error"]).startswith("is damaged: ")
+    assert await after.recorder.remember([WEB]) == {}
+    after.finds(rolling(1))
+    await after.recorder.flush()
+    assert after.states() == [1]
+    assert after.failures == 1
+    await after.recorder.close()
+
+
+async def test_a_journal_that_is_damaged_while_in_use_is_begun_anew_with_all_that_is_known(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    for number in range(3):  # Azure forgets; the counts do not
+        world.finds(Upgrade(UpgradeState.COMPLETED, start=1000.0 + number), at=5000.0 + number)
+        await world.recorder.flush()
+    world.finds(rolling(1), scale_set=API)
+    await world.recorder.flush()
+    before = world.store[WEB.id].finished
+    assert before == ((UpgradeState.COMPLETED, "", 3),)
+    await world.recorder.close()
+    world.recorder = Recorder(world.path, 1000.0, world.store, world.telemetry)
+    await world.recorder.open()
+    garble(world.path)
+    world.finds(rolling(2), at=5060.0)
+    await world.recorder.prune()
+    await world.recorder.flush()
+    await world.recorder.flush()
+    assert len(losses(caplog)) == 1
+    assert world.failures == 1
+    assert world.states() == [2]
+    with reading(world.path) as journal:
+        known = journal.known([WEB, API])
+    assert {key: snapshot.history for key, snapshot in known.items()} == {
+        each.id: world.store[each.id].history for each in (WEB, API)
+    }
+    assert known[WEB.id].finished == world.store[WEB.id].finished == before
+
+
+@pytest.mark.parametrize(
+    "lost", [["journal.sqlite"], ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"]]
+)
+async def test_a_journal_that_is_deleted_is_noticed_at_the_next_tick_and_begun_anew_with_all_that_is_known(
+    world: World, lost: list[str], caplog: pytest.LogCaptureFixture
+):
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    for name in lost:
+        (world.path.parent / name).unlink()
+    await world.recorder.flush()
+    assert world.failures == 1
+    assert [said["error"] for said in losses(caplog)] == ["was deleted or replaced while in use"]
+    await world.recorder.flush()
+    assert world.states() == [1]
+    assert world.failures == 1
+
+
+async def test_a_journal_that_replaces_another_is_opened_and_has_the_present_state_added(
+    world: World, tmp_path: Path
+):
+    older = World(tmp_path / "older.sqlite")
+    await older.recorder.open()
+    older.finds(Upgrade(UpgradeState.FAULTED, start=3000.0), at=3500.0)
+    await older.recorder.close()
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    older.path.rename(world.path)
+    await world.recorder.flush()
+    await world.recorder.flush()
+    with reading(world.path) as journal:
+        assert [each.upgrade.start for each in journal.upgrades(WEB.id)] == [3000.0, 4000.0]
+    assert world.store[WEB.id].finished == ((UpgradeState.FAULTED, "", 1),)
+    assert world.failures == 1
+
+
+async def test_a_file_of_somebody_else_in_the_journals_place_is_left_alone_until_it_is_gone(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    world.finds(rolling(1))
+    await world.recorder.flush()
+    other = tmp_path / "notes"
+    other.write_text("notes\n")
+    other.rename(world.path)
+    for number in (2, 3, 4):
+        world.finds(rolling(number), at=5000.0 + number)
+        await world.recorder.flush()
+    assert world.path.read_text() == "notes\n"
+    assert world.failures == 3
+    (said,) = (each for each in caplog.records if each.message.startswith("journal failed"))
+    assert said.fields["error"] == "is not a journal of this exporter: file is not a database"  # type: ignore[attr-defined]
+    with world.recorder.past() as past:
+        assert past(WEB) == ()
+    world.path.unlink()
+    await world.recorder.flush()
+    assert world.states() == [2, 3, 4]
+
+
+async def test_a_journal_that_cannot_be_moved_aside_stops_nothing_and_is_counted_each_time(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    world.finds(rolling(1))
+    await world.recorder.close()
+    for number in range(journal_file.KEPT_ASIDE):
+        world.path.with_name(f"journal.sqlite.corrupt-20260101T00000{number}Z").touch()
+    damaged = garble(world.path)
+    after = await restarted(world)
+    assert after.failures == 1
+    after.finds(rolling(2))
+    await after.recorder.flush()
+    assert after.failures > 1
+    await after.recorder.close()
+    assert world.path.read_bytes() == damaged
+    assert len([each for each in caplog.records if each.message.startswith("journal failed")]) == 1
+
+
+async def test_whoever_reads_the_past_of_a_damaged_journal_gets_none_and_has_it_moved_aside(world: World):
+    world.finds(DONE)
+    world.finds(DONE, scale_set=API)
+    await world.recorder.close()
+    world.recorder = Recorder(world.path, 1000.0, world.store, world.telemetry)
+    await world.recorder.open()
+    with world.recorder.past() as past:
+        assert past(WEB) == (DONE,)
+    damaged = garble(world.path)
+    with world.recorder.past() as past:
+        assert (past(WEB), past(API)) == ((), ())
+    assert world.path.read_bytes() == damaged
+    assert world.failures == 0
+    await world.recorder.flush()
+    assert world.failures == 1
+    await world.recorder.flush()
+    with world.recorder.past() as past:
+        assert (past(WEB), past(API)) == ((DONE,), (DONE,))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE upgrades SET facts = 'nonsense'",
+        "UPDATE upgrades SET facts = '[1]'",
+        "UPDATE upgrades SET facts = CAST(x'ff' AS TEXT)",
+        "UPDATE upgrades SET facts = x'ff'",
+        "UPDATE changes SET state = 'Fine'",
+        "UPDATE changes SET seen = 'noon'",
+        "DROP TABLE changes",
+    ],
+)
+async def test_whoever_reads_a_past_that_breaks_the_model_gets_none(
+    world: World, statement: str, caplog: pytest.LogCaptureFixture
+):
+    world.finds(DONE)
+    await world.recorder.flush()
+    with closing(sqlite3.connect(world.path)) as db, db:
+        db.execute(statement)
+    with world.recorder.past() as past:
+        assert past(WEB) == ()
+    assert "defect" not in caplog.text
+
+
+async def test_one_bad_row_costs_no_other_scale_set_what_is_known_and_is_counted_and_logged(
+    world: World, caplog: pytest.LogCaptureFixture
+):
+    world.finds(rolling(1))
+    world.finds(rolling(1), scale_set=API)
+    await world.recorder.flush()
+    with closing(sqlite3.connect(world.path)) as db, db:
+        db.execute("UPDATE polls SET last_success = 'noon' WHERE scale_set = 1")
+    assert (await world.recorder.remember([WEB, API])).keys() == {API.id}
+    assert world.failures == 1
+    (said,) = (each for each in caplog.records if "cannot be read" in each.message)
+    assert said.fields["scale_sets"] == 1  # type: ignore[attr-defined]
+    assert str(said.fields["error"]) == "'noon' where a time belongs"  # type: ignore[attr-defined]

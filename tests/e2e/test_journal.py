@@ -184,7 +184,7 @@ async def test_a_disk_that_takes_nothing_stops_neither_polls_nor_scrapes_and_is_
             while found["vmss_upgrade_exporter_journal_failures_total", frozenset()] < 4:
                 await asyncio.sleep(0.1)
                 found = await samples(daemon)
-        said = [line.partition("error=")[2] for line in daemon.log if "journal fails" in line]
+        said = [line.partition("error=")[2] for line in daemon.log if "journal failed" in line]
         assert len(said) == len(set(said)) > 0
         _, most = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (most, most))
@@ -205,6 +205,95 @@ async def test_a_second_exporter_on_the_same_journal_ends_with_one_clear_line(az
         assert second.log[-1] == f"vmss-upgrade-exporter: {azure.journal}: is in use by another exporter"
         assert not [line for line in second.log if "Traceback" in line]
         assert (await first.get("/-/ready"))[0] == 200
+
+
+FAILURES = ("vmss_upgrade_exporter_journal_failures_total", frozenset[tuple[str, str]]())
+
+
+async def until_lost(daemon: Exporter, times: int) -> None:
+    """Wait until the log says for the last of so many times that the journal was lost."""
+    async with asyncio.timeout(20):
+        while sum('msg="journal is lost, it is begun anew' in line for line in daemon.log) < times:
+            await asyncio.sleep(0.05)
+
+
+def destroy(path: Path) -> bytes:
+    """Destroy all but the first page of a journal, as it is; return what is there then."""
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(path.stat().st_size - 4096))
+    return path.read_bytes()
+
+
+async def test_a_journal_that_is_damaged_while_in_use_and_at_the_next_start_stops_nothing_and_is_kept_aside(
+    azure: Azure,
+):
+    await first_life(azure, SIGTERM)
+    damaged = []
+    async with azure.there() as url:
+        async with azure.exporter(url) as daemon:
+            before = await until_counted(daemon)
+            damaged.append(destroy(azure.journal))
+            for path in ("/", "/api/v1/scale-sets", "/metrics"):
+                assert (await daemon.get(path))[0] == 200
+            await until_lost(daemon, 1)
+            found = await samples(daemon)
+            assert found[FAILURES] == 1
+            assert about_upgrades(found) == about_upgrades(before)
+            assert await daemon.ends_after(SIGTERM) == 0
+            assert not any("Traceback" in line for line in daemon.log)
+        damaged.append(destroy(azure.journal))
+        async with azure.exporter(url) as daemon:
+            await daemon.until_ready()
+            assert (await until_counted(daemon))[FAILURES] == 1
+            assert await daemon.ends_after(SIGTERM) == 0
+    azure.away()
+    async with azure.exporter() as daemon:
+        await daemon.until_ready()
+        assert set(named(await samples(daemon), "state")) == set(named(before, "state"))
+    aside = [name for name in azure.files() if re.search(r"\.corrupt-[0-9TZ.]+$", name)]
+    assert [azure.journal.with_name(name).read_bytes() for name in aside] == damaged
+
+
+async def test_a_journal_that_is_deleted_while_in_use_is_begun_anew_with_what_is_known(azure: Azure):
+    async with azure.there() as url, azure.exporter(url) as daemon:
+        before = await until_counted(daemon)
+        for suffix in ("", "-wal", "-shm"):
+            azure.journal.with_name(f"journal.sqlite{suffix}").unlink()
+        await until_lost(daemon, 1)
+        async with asyncio.timeout(20):
+            while not azure.journal.exists():
+                await asyncio.sleep(0.05)
+        assert await daemon.ends_after(SIGTERM) == 0
+    azure.away()
+    async with azure.exporter() as daemon:
+        await daemon.until_ready()
+        assert about_upgrades(await samples(daemon)) == about_upgrades(before)
+
+
+async def test_a_file_of_somebody_else_in_the_journals_place_stops_nothing_while_it_runs_and_the_next_start(
+    azure: Azure,
+):
+    async with azure.there() as url:
+        async with azure.exporter(url) as daemon:
+            await until_counted(daemon)
+            notes = azure.journal.with_name("notes")
+            notes.write_text("notes\n")
+            notes.rename(azure.journal)
+            async with asyncio.timeout(20):
+                while (found := await samples(daemon))[FAILURES] < 3:
+                    await asyncio.sleep(0.1)
+            assert set(named(found, "up").values()) == {1.0}
+            for path in ("/", "/api/v1/scale-sets"):
+                assert (await daemon.get(path))[0] == 200
+            assert await daemon.ends_after(SIGTERM) == 0
+            assert not any("Traceback" in line for line in daemon.log)
+        async with azure.exporter(url) as daemon:
+            assert await asyncio.wait_for(daemon.process.wait(), 20) == 1
+        assert daemon.log[-1] == (
+            f"vmss-upgrade-exporter: {azure.journal}: is not a journal of this exporter: file is not a database"
+        )
+    assert azure.journal.read_text() == "notes\n"
 
 
 async def test_another_journal_takes_effect_at_a_restart_and_that_is_said(azure: Azure):
