@@ -18,14 +18,13 @@ from functools import lru_cache
 from itertools import pairwise
 from math import ceil, floor, inf
 from pathlib import Path
-from time import time
 
 from exporter import signals
 from exporter.config import Config
-from exporter.families import FAMILIES, Family, render
+from exporter.families import FAMILIES, IDENTITY, Family, render
 from exporter.history import ApiError, History, Upgrade, UpgradeState
 from exporter.journal import Change as Seen
-from exporter.journal import Recorded, reading
+from exporter.journal import DamagedError, Recorded, reading, refuse_other_file
 from exporter.log import fields
 from exporter.once import draw, everything_polled, opened, raise_for
 from exporter.scale_set import ScaleSet, Shard
@@ -41,8 +40,10 @@ NAMES = (
     "start_timestamp_seconds",
     "end_timestamp_seconds",
 )
-HEAD_SECONDS = 3 * 3600.0
-"""Of the past, what Prometheus may still hold in its head block: blocks made for it would overlap."""
+LABEL_CHARACTERS = 1023
+"""Maximum length of a label's value, as Azure Managed Prometheus takes it."""
+LABELS = 63
+"""Maximum number of labels of a series, its name included, as Azure Managed Prometheus takes them."""
 ACTIVE_STEP, REST_STEP = 60.0, 300.0
 GRID_PART = 1024
 
@@ -190,6 +191,34 @@ def steps(pasts: Sequence[Past]) -> int:
     return len(pasts) * len(NAMES)
 
 
+def label_faults(labels: Sequence[tuple[str, str]]) -> list[str]:
+    """Return why labels cannot be added to the samples, a line for each fault; promtool would refuse the whole file."""
+    families = tuple(_families())
+    taken = {*IDENTITY, *(name for family in families for name in family.labels)}
+    widest = 1 + len(IDENTITY) + max(len(family.labels) for family in families)
+    names = [name for name, _ in labels]
+    faults = []
+    for name in dict.fromkeys(names):
+        if name.startswith("__"):
+            faults.append(
+                f"--label={name}=...: names that begin with __ are Prometheus' own, choose another one"
+            )
+        if name in taken:
+            faults.append(f"--label={name}=...: the samples have this label already, choose another name")
+        if names.count(name) > 1:
+            faults.append(f"--label={name}=...: is given {names.count(name)} times, give it once")
+    faults += [
+        f"--label={name}=...: must have at most {LABEL_CHARACTERS} characters, not {len(value)}"
+        for name, value in labels
+        if len(value) > LABEL_CHARACTERS
+    ]
+    if len(names) > LABELS - widest:
+        faults.append(
+            f"--label: at most {LABELS - widest}, not {len(names)}: a series has at most {LABELS} labels in all"
+        )
+    return faults
+
+
 def _families() -> Iterator[Family]:
     by_name = {family.name: family for family in FAMILIES}
     for name in NAMES:
@@ -217,7 +246,7 @@ def _samples(family: Family, scale_set: ScaleSet, latest: Upgrade | None) -> Ite
     if latest is None:
         return
     (lines,) = render([family], Snapshot(scale_set, scale_set.interval, History((latest,))))
-    for line in lines.splitlines():
+    for line in lines.split(b"\n")[:-1]:  # a value may hold what else ends a line elsewhere
         series, _, value = line.rpartition(b" ")
         yield series, value
 
@@ -233,11 +262,13 @@ def backfill(
 
     Scale sets that only the journal still knows of are among them.
 
-    Raises what ``read`` raises, and ``OSError`` where the output cannot be written, or where polls failed: what was
-    learned has been written then all the same.
+    Raises what ``read`` raises, and ``OSError`` where the output cannot be written, where the journal is damaged or
+    where polls failed: what was learned has been written then all the same.
     """
     config = read()
-    recorded = remembered(config.journal.path, shard, span) if config.journal is not None else {}
+    recorded, damage = (
+        remembered(config.journal.path, shard, span) if config.journal is not None else ({}, [])
+    )
     snapshots, failures = asyncio.run(_polled(lambda: config, shard))
     known = {each.scale_set.id: each for each in snapshots if each.history is not None}
     forgotten = {key: scale_set for key, (scale_set, _) in recorded.items() if key not in known}
@@ -250,7 +281,7 @@ def backfill(
         pasts.append(Past(labelled, changes(history or History(), upgrades)))
     with opened(output) as file:
         file.writelines(_drawn(pasts, span))
-    raise_for(failures)
+    raise_for(damage + failures)
 
 
 async def _polled(read: Callable[[], Config], shard: Shard) -> tuple[tuple[Snapshot, ...], list[str]]:
@@ -273,12 +304,18 @@ def _drawn(pasts: Sequence[Past], span: Span) -> Iterator[bytes]:
         yield from write(pasts, span, told)
 
 
-def remembered(path: Path, shard: Shard, span: Span) -> dict[str, tuple[ScaleSet, list[Recorded]]]:
+def remembered(
+    path: Path, shard: Shard, span: Span
+) -> tuple[dict[str, tuple[ScaleSet, list[Recorded]]], list[str]]:
     """Return what the journal holds of a shard by the scale sets' ids: the upgrades that were the latest in the span.
 
     Where there is no file, because no daemon has run yet, that is nothing. Raises ``OSError`` where it cannot be read.
+
+    Of a damaged journal nothing is used, and of a scale set with a damaged row nothing of it: an upgrade that is missing
+    between two others would make the one before it the latest for too long. The second value says so, for people.
     """
     found: dict[str, tuple[ScaleSet, list[Recorded]]] = {}
+    refuse_other_file(path)
     try:
         with reading(path) as journal:
             for each in journal.all_upgrades():
@@ -289,11 +326,15 @@ def remembered(path: Path, shard: Shard, span: Span) -> dict[str, tuple[ScaleSet
                     if start <= span.start:
                         upgrades.clear()  # those were superseded before
                     upgrades.append(each)
+            unreadable = journal.unreadable
     except FileNotFoundError:
         log.warning("no journal, only what Azure tells of is written", extra=fields(path=path))
-    return found
-
-
-def latest_end(now: float | None = None) -> float:
-    """Return until when a span may reach."""
-    return (time() if now is None else now) - HEAD_SECONDS
+        return {}, []
+    except DamagedError as error:
+        return {}, [f"{path}: {error.strerror}: nothing of it is written, only what Azure tells of"]
+    for key in unreadable:
+        found.pop(key, None)
+    return found, [
+        f"{path}: {key}: {error}: nothing of this scale set is written but what Azure tells of"
+        for key, error in unreadable.items()
+    ]

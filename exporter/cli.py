@@ -21,6 +21,8 @@ from exporter.scale_set import Shard
 
 NAME = "vmss-upgrade-exporter"
 DEFAULT_PORT = 9847
+HEAD_SECONDS = 3 * 3600.0
+"""What Prometheus may still hold in its head block: blocks that are made for it would overlap with that."""
 FAILURE = 1
 WRONG_USE = 2
 FLUSH_SECONDS = 2.0
@@ -128,7 +130,7 @@ def _parser() -> ArgumentParser:
     backfill.add_argument(
         "--until",
         dest="end",
-        type=_moment,
+        type=_moment_before_head,
         default="3h",
         metavar="TIME",
         help="the same, at least 3h ago (3h)",
@@ -143,7 +145,7 @@ def _parser() -> ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a further label of all series, such as job and instance; repeatable",
+        help="a further label of all series, such as job and instance, that they do not have yet; repeatable",
     )
     backfill.add_argument(
         "--output", type=Path, metavar="FILE", help="replaced at once, whole (standard output)"
@@ -264,17 +266,29 @@ def _address(text: str) -> Address:
         raise ArgumentTypeError(str(error)) from None
 
 
-def _moment(text: str) -> float:
+def _moment(text: str, least_age_seconds: float = 0.0) -> float:
     """Read RFC 3339, or how long ago, as seconds since the epoch."""
     if re.match("[0-9]{4}-", text):
         try:
-            moment = datetime.fromisoformat(text)
+            date = datetime.fromisoformat(text)
         except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None:
+            date = None
+        if date is None or date.tzinfo is None:
             raise ArgumentTypeError(f"must be a time such as 2026-11-01T00:00:00Z, not {text!r}")
-        return moment.timestamp()
-    return time() - _duration(text)
+        moment = date.timestamp()
+        age = time() - moment
+    else:
+        age = _duration(text)
+        moment = time() - age
+    if age < least_age_seconds:
+        raise ArgumentTypeError(
+            f"must be at least 3h ago, Prometheus still holds what is newer, not {text!r}"
+        )
+    return moment
+
+
+def _moment_before_head(text: str) -> float:
+    return _moment(text, HEAD_SECONDS)
 
 
 def _duration(text: str) -> float:
@@ -293,6 +307,10 @@ def _label(text: str) -> tuple[str, str]:
     name, given, value = text.partition("=")
     if not given or not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
         raise ArgumentTypeError(f"must be a label such as job=vmss-upgrade-exporter, not {text!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"must be text in UTF-8, not {text!r}") from None
     return name, value
 
 

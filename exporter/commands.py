@@ -20,10 +20,11 @@ from exporter import daemon, signals
 from exporter.azure.errors import PollError
 from exporter.azure.identity import check_files
 from exporter.azure.proxy import configured_proxy
-from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, latest_end
+from exporter.backfill import ACTIVE_STEP, REST_STEP, Span, label_faults
 from exporter.backfill import backfill as write_past
 from exporter.config import Config, ConfigError, load
 from exporter.gate import Gate
+from exporter.journal import refuse_other_file
 from exporter.live import as_json, as_table, examine, not_signed_in
 from exporter.log import escaped, fields
 from exporter.once import once as poll_once
@@ -73,7 +74,7 @@ def check(flags: Namespace) -> None:
     config = _load(flags)
     Gate(flags.web_config_file)
     if config.journal is not None:
-        _check_folder(config.journal.path)
+        _check_journal(config.journal.path)
     if flags.live:
         _try(config, json=flags.output == "json")
         return
@@ -85,11 +86,14 @@ def check(flags: Namespace) -> None:
     )
 
 
-def _check_folder(path: Path) -> None:
-    """Raise what the daemon would, where there is no folder to make the journal in."""
+def _check_journal(path: Path) -> None:
+    """Raise what the daemon would, where the journal cannot be made, or the file is another one."""
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, "the folder of journal.path does not exist", str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "the folder of journal.path cannot be written to", str(folder))
+    refuse_other_file(path)
 
 
 def _try(config: Config, *, json: bool) -> None:
@@ -114,12 +118,15 @@ def backfill(flags: Namespace) -> None:
     """Write past upgrades."""
     span = Span(
         start=flags.start,
-        end=min(flags.end, latest_end()),
+        end=flags.end,
         step=flags.step or REST_STEP,
         active_step=flags.step or ACTIVE_STEP,
     )
+    faults = label_faults(flags.labels)
     if span.start >= span.end:
-        raise ConfigError(("--from must be before --until, which is at least 3h ago",))
+        faults.append("--from must be before --until, which is at least 3h ago")
+    if faults:
+        raise ConfigError(tuple(faults))
     write_past(partial(_load, flags), flags.shard, span, flags.labels, flags.output)
 
 

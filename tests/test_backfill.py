@@ -1,25 +1,30 @@
 """Past upgrades: what was true when, and how that is written."""
 
+import ast
 import asyncio
+import re
 import sqlite3
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from tempfile import TemporaryDirectory
 from time import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.backfill import (
-    HEAD_SECONDS,
     Change,
     Past,
     Span,
     changes,
-    latest_end,
+    label_faults,
     remembered,
     steps,
     write,
@@ -32,6 +37,7 @@ from exporter.scale_set import ScaleSet, Shard
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, running
 from exporter.snapshot import Snapshot, after_success
+from tests.processes import debian_program
 
 WEB = ScaleSet("S", "Rg", "Web", 300.0)
 RUNNING = UpgradeState.ROLLING_FORWARD
@@ -229,8 +235,87 @@ def test_progress_is_told_for_each_part():
     assert told == list(range(1, steps(pasts) + 1))
 
 
-def test_a_span_ends_three_hours_ago():
-    assert latest_end(100_000.0) == 100_000.0 - HEAD_SECONDS == 89_200.0
+MANY = [(f"label_{number}", "x") for number in range(51)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "faults"),
+    [
+        ([], []),
+        ([("job", "vmss"), ("instance", "localhost:9847")], []),
+        ([("_team", ""), ("label_team", 'pay"ments\\\n')], []),
+        ([("job", "x" * 1023)], []),
+        (MANY[:50], []),
+        (
+            [("__name__", "x")],
+            ["--label=__name__=...: names that begin with __ are Prometheus' own, choose another one"],
+        ),
+        *(
+            ([(name, "x")], [f"--label={name}=...: the samples have this label already, choose another name"])
+            for name in ("scale_set", "resource_group", "subscription_id", "state", "result", "version")
+        ),
+        ([("job", "a"), ("job", "a")], ["--label=job=...: is given 2 times, give it once"]),
+        ([("job", "x" * 1024)], ["--label=job=...: must have at most 1023 characters, not 1024"]),
+        (MANY, ["--label: at most 50, not 51: a series has at most 63 labels in all"]),
+        (
+            [("state", "x" * 1024), ("state", ""), ("__a", "")],
+            [
+                "--label=state=...: the samples have this label already, choose another name",
+                "--label=state=...: is given 2 times, give it once",
+                "--label=__a=...: names that begin with __ are Prometheus' own, choose another one",
+                "--label=state=...: must have at most 1023 characters, not 1024",
+            ],
+        ),
+    ],
+)
+def test_labels_that_promtool_would_refuse_are_refused_each_with_its_fault(
+    labels: list[tuple[str, str]], faults: list[str]
+):
+    assert label_faults(labels) == faults
+
+
+LABEL_NAME = st.from_regex("[a-zA-Z_][a-zA-Z0-9_]*", fullmatch=True) | st.sampled_from(
+    ["job", "__name__", "state", "label_team", "le", "quantile"]
+)
+LABEL_VALUE = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n{},= #\t\r\x00\x85\u2028'), max_size=12
+)
+
+
+@given(st.lists(st.tuples(LABEL_NAME, LABEL_VALUE), max_size=60, unique_by=lambda label: label[0]))
+@settings(deadline=None, max_examples=15)
+def test_promtool_takes_every_label_that_is_not_refused_and_reads_it_as_it_was_meant(
+    labels: list[tuple[str, str]],
+):
+    labels = [label for label in labels if not label_faults([label])][:50]
+    assert label_faults(labels) == []
+    scale_set = replace(WEB, labels=tuple(labels))
+    past = Past(scale_set, changes(History((COMPLETED, FAULTED))))
+    with TemporaryDirectory() as folder:
+        file, blocks = Path(folder, "past.om"), Path(folder, "blocks")
+        file.write_bytes(b"".join(write([past], Span(900.0, 2150.0, 500.0, 100.0))))
+        promtool = [debian_program("promtool"), "tsdb"]
+        made = subprocess.run(
+            [*promtool, "create-blocks-from", "openmetrics", file, blocks], check=False, capture_output=True
+        )
+        assert made.returncode == 0, made.stderr.decode()
+        (blocks / "wal").mkdir()  # without which promtool takes it for no database
+        dump = subprocess.run([*promtool, "dump", blocks], check=True, capture_output=True).stdout.decode()
+    pairs = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*")')
+    series = [
+        {name: ast.literal_eval(text) for name, text in pairs.findall(line)} for line in dump.split("\n")[:-1]
+    ]
+    assert series
+    for found in series:
+        assert found.items() >= {(name, value) for name, value in labels if value}
+        assert found["scale_set"] == "web"
+
+
+def test_a_carriage_return_in_a_value_breaks_no_line():
+    labelled = replace(WEB, labels=(("job", "a\rb"),))
+    document = b"".join(write([Past(labelled, changes(History((COMPLETED,))))], Span(0.0, 1e4, 1e4, 1e4)))
+    assert b'job="a\rb"' in document
+    assert all(line.startswith((b"# ", b"azure_vmss_")) for line in document.split(b"\n")[:-1])
 
 
 @pytest.fixture
@@ -339,7 +424,9 @@ def test_of_the_journal_comes_what_was_the_latest_in_the_span(tmp_path: Path):
         Upgrade(UpgradeState.COMPLETED, start, start + 10.0) for start in (100.0, 200.0, 300.0, 400.0)
     ]
     seed(path, WEB, *reversed(upgrades))
-    ((scale_set, found),) = remembered(path, Shard(), Span(250.0, 400.0, 1.0, 1.0)).values()
+    held, damage = remembered(path, Shard(), Span(250.0, 400.0, 1.0, 1.0))
+    ((scale_set, found),) = held.values()
+    assert damage == []
     assert scale_set.id == WEB.id
     assert [each.upgrade.start for each in found] == [200.0, 300.0]
 
@@ -371,3 +458,40 @@ async def test_a_journal_that_cannot_be_used_is_told_before_azure_is_asked(
     code, out, err = await ended(tmp_path)
     assert (code, out, err) == (1, b"", f"vmss-upgrade-exporter: {path}: {said}\n")
     assert not simulator.requests
+
+
+async def test_of_a_damaged_journal_nothing_is_used_and_what_azure_tells_of_is_written_and_the_exit_code_tells(
+    tmp_path: Path, simulator: Simulator
+):
+    path = with_journal(tmp_path)
+    for number in range(99):
+        seed(path, ScaleSet("s", "rg", f"gone-{number}", 300.0), COMPLETED)
+    damaged = path.read_bytes()[:8192]
+    path.write_bytes(damaged)
+    code, out, err = await ended(tmp_path, "--step=1d")
+    assert code == 1
+    assert err.splitlines()[-2:] == [
+        "vmss-upgrade-exporter: 1 failure:",
+        f"{path}: is damaged: database disk image is malformed: nothing of it is written, only what Azure tells of",
+    ]
+    assert starts(out)
+    assert starts(out).keys() <= {each.name for each in simulator.fleet.scale_sets}
+    assert path.read_bytes() == damaged
+    assert not [name for name, _ in files(tmp_path) if "corrupt" in name]
+
+
+async def test_of_a_scale_set_with_a_damaged_row_only_what_azure_tells_of_is_written_and_the_exit_code_tells(
+    tmp_path: Path, simulator: Simulator
+):
+    path = with_journal(tmp_path)
+    old = float(int(time() - 50 * 86_400.0))
+    forgotten = Upgrade(UpgradeState.COMPLETED, old, old + 600.0, Progress(3, 0, 0, 0))
+    for name in ("bad", "good"):
+        seed(path, ScaleSet("s", "rg", name, 300.0), replace(forgotten, start=old + 9000.0), forgotten)
+    with closing(sqlite3.connect(path)) as journal, journal:
+        journal.execute("UPDATE upgrades SET facts = '' WHERE number = 1")
+    code, out, err = await ended(tmp_path, "--step=1d")
+    assert code == 1
+    assert "/virtualmachinescalesets/bad: facts are not JSON" in err.splitlines()[-1]
+    written = starts(out).keys() - {each.name for each in simulator.fleet.scale_sets}
+    assert written == {"good"}

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from exporter.config import load
 from tests.processes import exporter
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+FREE_PORT = "--web.listen-address=127.0.0.1:0"
 NAMED = f"subscriptions: [{{id: {SUBSCRIPTION}, scale_sets: [{{resource_group: rg, name: web}}]}}]\n"
 
 
@@ -107,6 +109,17 @@ def test_a_wrong_configuration_ends_with_2_and_every_fault_with_its_line(
             for command in ("demo", "simulate")
             for address in ("foo", ":x", "127.0.0.1:99999")
         ),
+        *(
+            (
+                ["backfill", f"--until={until}"],
+                f"must be at least 3h ago, Prometheus still holds what is newer, not '{until}'",
+            )
+            for until in ("1h", "2h59m59s999ms", "2999-01-01T00:00:00Z")
+        ),
+        (["backfill", "--until=2026-11-01"], "must be a time such as 2026-11-01T00:00:00Z, not '2026-11-01'"),
+        (["backfill", "--label=job"], "must be a label such as job=vmss-upgrade-exporter, not 'job'"),
+        (["backfill", "--label=jo-b=x"], "must be a label such as job=vmss-upgrade-exporter, not 'jo-b=x'"),
+        (["backfill", "--label=job=\udcff"], "must be text in UTF-8, not"),
         (["check", "--output=json"], "--output=json is for check --live, which was not given"),
         (["demo", "--simulator.faults=2"], "must be a number from 0 to 1, not '2'"),
     ],
@@ -116,6 +129,60 @@ def test_a_wrong_flag_ends_with_2(folder: Path, arguments: list[str], said: str)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_past_that_ends_less_than_three_hours_ago_is_refused_as_a_date_too(folder: Path):
+    moment = datetime.now(UTC) - timedelta(hours=2, minutes=50)
+    ended = command("backfill", f"--until={moment.isoformat()}", folder=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "must be at least 3h ago" in ended.stderr
+
+
+@pytest.mark.parametrize("until", ["3h", (datetime(2026, 11, 1, tzinfo=UTC)).isoformat()])
+def test_a_past_that_ends_three_hours_ago_or_more_is_taken(folder: Path, until: str):
+    ended = command(
+        "backfill", f"--until={until}", "--from=292y", "--config.file=missing.yaml", folder=folder
+    )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "vmss-upgrade-exporter: missing.yaml: No such file or directory\n",
+    )
+
+
+def test_labels_that_the_samples_have_already_end_with_2_and_a_line_each(folder: Path):
+    flags = [f"--label={name}=x" for name in ("state", "__name__", "job", "job")]
+    ended = command("backfill", *flags, "--from=1h", folder=folder)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines() == [
+        "--label=state=...: the samples have this label already, choose another name",
+        "--label=__name__=...: names that begin with __ are Prometheus' own, choose another one",
+        "--label=job=...: is given 2 times, give it once",
+        "--from must be before --until, which is at least 3h ago",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [(FREE_PORT,), ("check",), ("check", "--live"), ("backfill",)])
+def test_a_file_that_is_no_journal_ends_with_1_and_one_line_and_is_left_alone(
+    folder: Path, arguments: tuple[str, ...]
+):
+    (folder / "config.yaml").write_text(f"{NAMED}journal: {{path: notes.txt}}\n")
+    (folder / "notes.txt").write_text("notes\n")
+    ended = command(*arguments, "--log.level=error", folder=folder)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        1,
+        "",
+        f"vmss-upgrade-exporter: {folder / 'notes.txt'}: is not a journal of this exporter: file is not a database\n",
+    )
+    assert (folder / "notes.txt").read_text() == "notes\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0"], ids=["empty", "damaged"])
+def test_check_accepts_a_journal_that_the_daemon_begins_anew(folder: Path, content: bytes):
+    (folder / "config.yaml").write_text(f"{NAMED}journal: {{path: journal.sqlite}}\n")
+    (folder / "journal.sqlite").write_bytes(content)
+    ended = command("check", folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (folder / "journal.sqlite").read_bytes() == content
 
 
 @pytest.mark.parametrize("arguments", [(), ("check",), ("demo",)])
@@ -174,7 +241,7 @@ def test_a_certificate_that_is_none_ends_with_1_and_one_line(folder: Path):
     )
 
 
-@pytest.mark.parametrize("arguments", [(), ("check",), ("check", "--live")])
+@pytest.mark.parametrize("arguments", [(FREE_PORT,), ("check",), ("check", "--live")])
 def test_a_journal_in_a_folder_that_there_is_not_ends_with_1_and_one_line(
     folder: Path, arguments: tuple[str, ...]
 ):
