@@ -192,7 +192,10 @@ def steps(pasts: Sequence[Past]) -> int:
 
 
 def label_faults(labels: Sequence[tuple[str, str]]) -> list[str]:
-    """Return why labels cannot be added to the samples, a line for each fault; promtool would refuse the whole file."""
+    """Return why these labels cannot be added to the samples, one line for each fault.
+
+    promtool refuses a whole file for one label that is there twice.
+    """
     families = tuple(_families())
     taken = {*IDENTITY, *(name for family in families for name in family.labels)}
     widest = 1 + len(IDENTITY) + max(len(family.labels) for family in families)
@@ -201,7 +204,7 @@ def label_faults(labels: Sequence[tuple[str, str]]) -> list[str]:
     for name in dict.fromkeys(names):
         if name.startswith("__"):
             faults.append(
-                f"--label={name}=...: names that begin with __ are Prometheus' own, choose another one"
+                f"--label={name}=...: names that begin with __ are reserved by Prometheus, choose another name"
             )
         if name in taken:
             faults.append(f"--label={name}=...: the samples have this label already, choose another name")
@@ -331,10 +334,10 @@ def remembered(
         log.warning("no journal, only what Azure tells of is written", extra=fields(path=path))
         return {}, []
     except DamagedError as error:
-        return {}, [f"{path}: {error.strerror}: nothing of it is written, only what Azure tells of"]
+        return {}, [f"{path}: {error.strerror}: wrote what Azure returned, and nothing from the journal"]
     for key in unreadable:
         found.pop(key, None)
     return found, [
-        f"{path}: {key}: {error}: nothing of this scale set is written but what Azure tells of"
+        f"{path}: {key}: {error}: wrote what Azure returned for this scale set, and nothing from the journal"
         for key, error in unreadable.items()
     ]

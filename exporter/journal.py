@@ -300,16 +300,16 @@ def _write_history(db: Connection, scale_set: int, history: History, seen: float
 def _write_upgrade(db: Connection, scale_set: int, place: int, upgrade: Upgrade, seen: float) -> None:
     facts = _to_json(upgrade)
     known = db.execute(
-        "SELECT number, counted, facts FROM upgrades WHERE scale_set = ? AND start = ?",
-        (scale_set, upgrade.start),
+        "SELECT number, counted, facts = ? FROM upgrades WHERE scale_set = ? AND start = ?",
+        (facts, scale_set, upgrade.start),
     ).fetchone()
     if known is None:
         number = db.execute(_NEW_UPGRADE, (scale_set, upgrade.start, place, seen, facts)).lastrowid
         counted = False
     else:
-        number, counted, before = known
+        number, counted, same = known
         db.execute("UPDATE upgrades SET place = ? WHERE number = ?", (place, number))
-        if facts == before:
+        if same:
             return
         db.execute("UPDATE upgrades SET facts = ? WHERE number = ?", (facts, number))
     change = _change(upgrade)

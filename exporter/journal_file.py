@@ -103,9 +103,9 @@ MIGRATIONS = (
 BUSY_SECONDS = 1.0
 """How long to wait for someone at work in the file with tools of SQLite's."""
 MODE = 0o600
-"""Permissions of every file of the journal: error messages of Azure are nobody else's business."""
+"""Permissions of every file of the journal: Azure's error messages are not for every user of the machine."""
 KEPT_ASIDE = 10
-"""Maximum number of damaged journals beside the present one; beyond it the damaged file stays where it is."""
+"""Maximum number of damaged journals beside the present one; with so many, a damaged file stays where it is."""
 
 _WAL, _SHM, _ROLLBACK = "-wal", "-shm", "-journal"
 _COMPANIONS = (_WAL, _SHM, _ROLLBACK)
@@ -154,6 +154,7 @@ class Writable:
     def __init__(self, path: Path) -> None:
         self._path = path = path.resolve()
         self._connection: Connection | None = None
+        self._names = {suffix: str(_beside(path, suffix)) for suffix in ("", _WAL, _SHM, _LOCK)}
         self._used: dict[str, _Identity | None] | None = None
         """Which files are in use; ``None`` while they are opened."""
         self._lock = _lock(path)
@@ -217,9 +218,8 @@ class Writable:
         """Read the whole file, about a second for a gigabyte; raise ``DamagedError`` where something is wrong with it."""
         self.verify()
         try:
-            with closing(
-                _read_only(self._path)
-            ) as db:  # the writer has pages in its memory that may be sound still
+            # Not through the writer's connection, which has pages in its memory that are sound still.
+            with closing(_read_only(self._path)) as db:
                 fault = _structural_fault(db) or _deep_fault(db)
         except _Failure as error:
             if _code(error) in _ERRNOS:
@@ -281,7 +281,7 @@ class Writable:
             self._connection = None
 
     def _identities(self) -> dict[str, _Identity | None]:
-        return {suffix: _identity(_beside(self._path, suffix)) for suffix in ("", _WAL, _SHM, _LOCK)}
+        return {suffix: _identity(name) for suffix, name in self._names.items()}
 
     def _set_aside(self, fault: str) -> DamagedError:
         """Move the file and its companions aside; return the error that says so.
@@ -292,11 +292,10 @@ class Writable:
             self.verify()
             self._examine_again()
         why = f"is damaged: {fault}"
-        aside = [path for path in self._path.parent.iterdir() if _is_aside(path, self._path)]
-        if len(aside) >= KEPT_ASIDE:
-            why += f"; {len(aside)} files {self._path.name}.corrupt-* are there already: remove them to begin it anew"
-            return DamagedError(why, self._path)
         try:
+            if _full(self._path):
+                there = f"{KEPT_ASIDE} damaged journals {self._path.name}.corrupt-* are there already"
+                return DamagedError(f"{why}; {there}: remove some to begin it anew", self._path)
             return DamagedError(why, self._path, self._move(["", *_COMPANIONS]))
         except OSError as error:
             return DamagedError(f"{why}; it cannot be moved aside: {error.strerror}", self._path)
@@ -315,9 +314,14 @@ class Writable:
     def _move(self, suffixes: list[str]) -> Path | None:
         """Move these files aside, and close the connection; return the name that the journal itself has there.
 
-        In this order: SQLite writes nothing to a file that is not in its place any more, and deletes no log of it.
+        In this order: SQLite writes nothing to a file that is not in its place any more, and deletes no log of it. A log
+        without its journal is deleted when enough are kept: it would be applied to the next journal.
         """
         there = [suffix for suffix in suffixes if _beside(self._path, suffix).exists()]
+        if _full(self._path):
+            for suffix in there:
+                _beside(self._path, suffix).unlink()
+            there = []
         target = _free_name(self._path)
         for suffix in there:
             source = _beside(self._path, suffix)
@@ -369,9 +373,9 @@ def _examine(path: Path) -> str:
     it: for when it is not open, or about to be moved.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        raise _other_file("is not a regular file", path)
     if not _size(path):
-        return "it is empty or absent, its log is not" if _size(_beside(path, _WAL)) else ""
+        return "the file is empty or absent, its log is not" if _size(_beside(path, _WAL)) else ""
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     if _owner(head) == APPLICATION_ID:
@@ -386,7 +390,7 @@ def _examine(path: Path) -> str:
             raise _os_error(error, path) from error
         if _was_ours(path):
             return str(error)
-        raise OSError(errno.EINVAL, f"is not a journal of this exporter: {error}", str(path)) from error
+        raise _other_file(f"is not a journal of this exporter ({error})", path) from error
     return ""
 
 
@@ -452,9 +456,9 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _identity(path: Path) -> _Identity | None:
+def _identity(name: str) -> _Identity | None:
     try:
-        found = path.stat()
+        found = os.stat(name)  # noqa: PTH116 - each transaction asks
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
@@ -467,8 +471,13 @@ def _tighten(path: Path) -> None:
             path.chmod(MODE)
 
 
-def _is_aside(path: Path, journal: Path) -> bool:
-    return bool(re.fullmatch(rf"{re.escape(journal.name)}\.corrupt-[0-9TZ]+(\.[0-9]+)?", path.name))
+def _full(path: Path) -> bool:
+    """Whether as many damaged journals, or logs without one, are kept beside it as may be."""
+    pattern = re.compile(
+        rf"({re.escape(path.name)}\.corrupt-[0-9TZ]+(?:\.[0-9]+)?)(?:{'|'.join(_COMPANIONS)})?"
+    )
+    found = (pattern.fullmatch(file.name) for file in path.parent.iterdir())
+    return len({match[1] for match in found if match}) >= KEPT_ASIDE
 
 
 def _free_name(path: Path) -> Path:
@@ -496,7 +505,7 @@ def _version(db: Connection, path: Path) -> int:
     (owner,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if owner != APPLICATION_ID and (owner, version, _tables(db)) != (0, 0, 0):
-        raise OSError(errno.EINVAL, "is an SQLite database, but not a journal of this exporter", str(path))
+        raise _other_file("is an SQLite database, but not a journal of this exporter", path)
     if len(MIGRATIONS) < version < _ABSURD_VERSION:
         raise OSError(
             errno.EINVAL,
@@ -504,6 +513,10 @@ def _version(db: Connection, path: Path) -> int:
             str(path),
         )
     return int(version)
+
+
+def _other_file(why: str, path: Path) -> OSError:
+    return OSError(errno.EINVAL, f"{why}: move it away, or set another journal.path", str(path))
 
 
 def _outdated(path: Path) -> OSError:

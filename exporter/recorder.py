@@ -38,7 +38,9 @@ QUEUED_AT_MOST = 4096
 """Snapshots that wait to be written, before steps between are left out."""
 WRITTEN_AT_ONCE = 256
 """Scale sets a transaction: a write lock held for milliseconds, one flush to the disk."""
-DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EUCLEAN, errno.ESTALE}
+)
 """May pass, and is no reason not to start."""
 
 _Given = ParamSpec("_Given")
@@ -156,7 +158,7 @@ class Recorder:
             self._suspected |= any(isinstance(error, DamagedError) for error in unreadable)
             self._telemetry.journal_failures.inc(len(unreadable))
             log.error(
-                "rows of the journal cannot be read, their scale sets are polled as if they were new",
+                "journal has unreadable rows, polling their scale sets as new ones",
                 extra=fields(path=self.path, scale_sets=len(unreadable), error=unreadable[0]),
             )
         return known
@@ -201,7 +203,8 @@ class Recorder:
     async def _look_after_file(self) -> bool:
         """Open the file where it is not open, look whether it is still there and sound; return whether it is."""
         suspected, self._suspected = self._suspected, False
-        if not await self._with_journal(_verify, check=suspected):
+        verified_by_write = self._journal is not None and self._queue and not suspected
+        if not verified_by_write and not await self._with_journal(_verify, check=suspected):
             self._suspected |= suspected
             return False
         if self._all_due:
@@ -310,7 +313,7 @@ class Recorder:
             return
         self._telemetry.journal_failures.inc()
         log.error(
-            "journal is lost, it is begun anew and the present state of all scale sets written to it",
+            "journal lost, writing the present state of all scale sets to a new one",
             extra=fields(path=self.path, error=error.strerror, moved_to=error.moved_to or ""),
         )
 
@@ -320,9 +323,7 @@ class Recorder:
         what = error.strerror or str(error)
         if what not in self._troubles:
             self._troubles.add(what)
-            log.error(
-                "journal failed, it is tried again every second", extra=fields(path=self.path, error=what)
-            )
+            log.error("journal failed, retrying every second", extra=fields(path=self.path, error=what))
 
     def _succeeded(self) -> None:
         """Log the end of failures."""

@@ -248,7 +248,9 @@ MANY = [(f"label_{number}", "x") for number in range(51)]
         (MANY[:50], []),
         (
             [("__name__", "x")],
-            ["--label=__name__=...: names that begin with __ are Prometheus' own, choose another one"],
+            [
+                "--label=__name__=...: names that begin with __ are reserved by Prometheus, choose another name"
+            ],
         ),
         *(
             ([(name, "x")], [f"--label={name}=...: the samples have this label already, choose another name"])
@@ -262,7 +264,7 @@ MANY = [(f"label_{number}", "x") for number in range(51)]
             [
                 "--label=state=...: the samples have this label already, choose another name",
                 "--label=state=...: is given 2 times, give it once",
-                "--label=__a=...: names that begin with __ are Prometheus' own, choose another one",
+                "--label=__a=...: names that begin with __ are reserved by Prometheus, choose another name",
                 "--label=state=...: must have at most 1023 characters, not 1024",
             ],
         ),
@@ -442,7 +444,10 @@ async def test_before_the_daemon_has_made_the_journal_there_is_what_azure_tells_
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("CREATE TABLE theirs (number)", "is an SQLite database, but not a journal of this exporter"),
+        (
+            "CREATE TABLE theirs (number)",
+            "is an SQLite database, but not a journal of this exporter: move it away, or set another journal.path",
+        ),
         (
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 99",
             "was written by a newer version of the exporter: schema 99, this one knows 1",
@@ -472,7 +477,7 @@ async def test_of_a_damaged_journal_nothing_is_used_and_what_azure_tells_of_is_w
     assert code == 1
     assert err.splitlines()[-2:] == [
         "vmss-upgrade-exporter: 1 failure:",
-        f"{path}: is damaged: database disk image is malformed: nothing of it is written, only what Azure tells of",
+        f"{path}: is damaged: database disk image is malformed: wrote what Azure returned, and nothing from the journal",
     ]
     assert starts(out)
     assert starts(out).keys() <= {each.name for each in simulator.fleet.scale_sets}

@@ -155,7 +155,7 @@ def test_labels_that_the_samples_have_already_end_with_2_and_a_line_each(folder:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.splitlines() == [
         "--label=state=...: the samples have this label already, choose another name",
-        "--label=__name__=...: names that begin with __ are Prometheus' own, choose another one",
+        "--label=__name__=...: names that begin with __ are reserved by Prometheus, choose another name",
         "--label=job=...: is given 2 times, give it once",
         "--from must be before --until, which is at least 3h ago",
     ]
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_journal_ends_with_1_and_one_line_and_is_left_alone(
     assert (ended.returncode, ended.stdout, ended.stderr) == (
         1,
         "",
-        f"vmss-upgrade-exporter: {folder / 'notes.txt'}: is not a journal of this exporter: file is not a database\n",
+        f"vmss-upgrade-exporter: {folder / 'notes.txt'}: is not a journal of this exporter (file is not a database): move it away, or set another journal.path\n",
     )
     assert (folder / "notes.txt").read_text() == "notes\n"
 

@@ -520,7 +520,7 @@ def test_the_log_of_a_journal_that_is_empty_or_absent_is_kept(path: Path, there:
     with pytest.raises(OSError, match="is empty" if there else "No such file"), reading(path):
         pass
     assert log.read_bytes() == content
-    with pytest.raises(DamagedError, match="is damaged: it is empty or absent, its log is not") as loss:
+    with pytest.raises(DamagedError, match="is damaged: the file is empty or absent, its log is not") as loss:
         Journal(path)
     assert loss.value.moved_to is not None
     (moved_log,) = path.parent.glob("*.corrupt-*-wal")
@@ -594,9 +594,7 @@ def test_no_more_than_ten_damaged_journals_are_kept_beside_the_present_one(path:
             Journal(path)
     assert len(list(path.parent.glob("*.corrupt-*"))) == 10
     path.write_bytes(damaged)
-    with pytest.raises(
-        DamagedError, match=r"10 files journal.sqlite.corrupt-\* are there already: remove"
-    ) as loss:
+    with pytest.raises(DamagedError, match=r"10 damaged journals .* are there already: remove") as loss:
         Journal(path)
     assert loss.value.moved_to is None
     assert path.read_bytes() == damaged
@@ -714,6 +712,17 @@ def test_a_journal_that_was_deleted_is_noticed_and_its_log_is_not_that_of_the_ne
     ]
     Journal(path).close()
     assert known(path) is None
+
+
+def test_of_journals_that_are_deleted_again_and_again_no_more_than_ten_logs_are_kept(path: Path):
+    for number in range(11):
+        with closing(Journal(path)) as journal:
+            journal.write([polled(upgrade(float(number)))])
+            path.unlink()
+            with pytest.raises(LossError):
+                journal.verify()
+    assert len(list(path.parent.glob("*.corrupt-*-wal"))) == 10
+    assert not path.with_name(f"{path.name}-wal").exists()
 
 
 def test_a_journal_that_was_replaced_is_noticed_and_the_other_one_is_not_touched(path: Path, tmp_path: Path):

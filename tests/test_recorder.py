@@ -179,7 +179,7 @@ async def test_what_cannot_be_written_is_kept_said_once_counted_each_time_and_wr
     await world.recorder.flush()
     assert world.states() == [1, 2, 3, 4]
     assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("ERROR", "journal failed, it is tried again every second"),
+        ("ERROR", "journal failed, retrying every second"),
         ("INFO", "journal is written again"),
     ]
     assert caplog.records[0].fields["error"] == "database is locked"  # type: ignore[attr-defined]
@@ -314,7 +314,7 @@ def garble(path: Path) -> bytes:
 
 def losses(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
     """Return the fields of the log lines that tell of a lost journal."""
-    message = "journal is lost, it is begun anew and the present state of all scale sets written to it"
+    message = "journal lost, writing the present state of all scale sets to a new one"
     return [record.fields for record in caplog.records if record.message == message]  # type: ignore[attr-defined]
 
 
@@ -427,7 +427,9 @@ async def test_a_file_of_somebody_else_in_the_journals_place_is_left_alone_until
     assert world.path.read_text() == "notes\n"
     assert world.failures == 3
     (said,) = (each for each in caplog.records if each.message.startswith("journal failed"))
-    assert said.fields["error"] == "is not a journal of this exporter: file is not a database"  # type: ignore[attr-defined]
+    assert said.fields["error"] == (  # type: ignore[attr-defined]
+        "is not a journal of this exporter (file is not a database): move it away, or set another journal.path"
+    )
     with world.recorder.past() as past:
         assert past(WEB) == ()
     world.path.unlink()
@@ -507,6 +509,6 @@ async def test_one_bad_row_costs_no_other_scale_set_what_is_known_and_is_counted
         db.execute("UPDATE polls SET last_success = 'noon' WHERE scale_set = 1")
     assert (await world.recorder.remember([WEB, API])).keys() == {API.id}
     assert world.failures == 1
-    (said,) = (each for each in caplog.records if "cannot be read" in each.message)
+    (said,) = (each for each in caplog.records if "unreadable rows" in each.message)
     assert said.fields["scale_sets"] == 1  # type: ignore[attr-defined]
     assert str(said.fields["error"]) == "'noon' where a time belongs"  # type: ignore[attr-defined]

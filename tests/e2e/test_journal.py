@@ -213,7 +213,7 @@ FAILURES = ("vmss_upgrade_exporter_journal_failures_total", frozenset[tuple[str,
 async def until_lost(daemon: Exporter, times: int) -> None:
     """Wait until the log says for the last of so many times that the journal was lost."""
     async with asyncio.timeout(20):
-        while sum('msg="journal is lost, it is begun anew' in line for line in daemon.log) < times:
+        while sum('msg="journal lost, ' in line for line in daemon.log) < times:
             await asyncio.sleep(0.05)
 
 
@@ -291,7 +291,8 @@ async def test_a_file_of_somebody_else_in_the_journals_place_stops_nothing_while
         async with azure.exporter(url) as daemon:
             assert await asyncio.wait_for(daemon.process.wait(), 20) == 1
         assert daemon.log[-1] == (
-            f"vmss-upgrade-exporter: {azure.journal}: is not a journal of this exporter: file is not a database"
+            f"vmss-upgrade-exporter: {azure.journal}: is not a journal of this exporter "
+            "(file is not a database): move it away, or set another journal.path"
         )
     assert azure.journal.read_text() == "notes\n"
 
