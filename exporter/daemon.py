@@ -190,6 +190,8 @@ class Daemon:
         self._ringing: set[str] = set()
         """Subscriptions whose plan is rung."""
         self._schedule = Schedule()
+        self._stretched: tuple[float, frozenset[float]] = (0.0, frozenset())
+        """The shortest interval that Azure grants, and the configured ones below it, as they were logged."""
         self._wall_clock = WallClock()
         self._ticked_at: float | None = None
         self._applying, self._reloading = asyncio.Lock(), asyncio.Lock()
@@ -594,11 +596,15 @@ class Daemon:
                 self._telemetry.found_scale_sets.labels(key, "false").set(unselected[key])
         polling = self._config.polling
         shortest = self._budget.shortest_interval
-        too_short = sum(min(each.interval, polling.active_interval) < shortest for each in scale_sets)
-        if too_short:
+        intervals = Counter(min(each.interval, polling.active_interval) for each in scale_sets)
+        too_short = {interval: number for interval, number in intervals.items() if interval < shortest}
+        before, self._stretched = self._stretched, (shortest, frozenset(too_short))
+        if too_short and self._stretched != before:  # each search comes by here, mostly with nothing new
             log.warning(
                 "intervals stretched to what Azure grants a scale set",
                 extra=fields(
-                    scale_sets=too_short, shortest_seconds=shortest, budget_share=polling.budget_share
+                    scale_sets=sum(too_short.values()),
+                    shortest_seconds=shortest,
+                    budget_share=polling.budget_share,
                 ),
             )

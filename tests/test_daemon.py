@@ -669,6 +669,42 @@ async def test_intervals_beyond_azures_grant_are_stretched_and_that_is_said_once
     assert set(values(await up.about("poll_interval_seconds"))) == {5.0}
 
 
+async def test_that_intervals_are_stretched_is_said_once_a_change_and_not_at_each_search(
+    up: Running, caplog: pytest.LogCaptureFixture
+):
+    def said() -> list[tuple[int, float]]:
+        records = [record.fields for record in caplog.records if "stretched" in record.message]  # type: ignore[attr-defined]
+        return [(fields["scale_sets"], fields["shortest_seconds"]) for fields in records]
+
+    async def searches(number: int) -> None:
+        path = "/providers/microsoft.resourcegraph/resources"
+        wanted = up.simulator.requests[path] + number
+        await until(lambda: up.simulator.requests[path] >= wanted)
+
+    first = up.scale_sets[0]
+    up.simulator.gone.add(first.resource_id.lower())
+    stretched = {"interval": "1s", "budget_share": 1.0}
+    up.write((), **searching(up), polling=stretched)
+    assert await up.daemon.reload() == ""
+    await up.daemon.start()
+    await until(lambda: up.daemon.progress == (11, 11))
+    await searches(3)
+    assert len(said()) == 1  # of whatever the first search to end had found
+    up.simulator.gone.clear()  # one more scale set with the same interval is no news
+    await until(lambda: up.daemon.progress == (12, 12))
+    assert len(said()) == 1
+    for polling in (
+        {"interval": "2s", "budget_share": 1.0},
+        {"interval": "2s", "budget_share": 0.5},
+        {},
+        stretched,
+    ):
+        up.write((), **searching(up), polling=polling)
+        assert await up.daemon.reload() == ""
+    await searches(3)
+    assert said()[1:] == [(12, 5.0), (12, 10.0), (12, 5.0)]
+
+
 async def test_a_reload_gives_living_plans_another_budget(up: Running):
     await up.daemon.start()
     await up.until_ready()
