@@ -123,8 +123,23 @@ _CLOCK = re.compile("([0-9]{1,3}):([0-9]{2}):([0-9]{2})")
 def _seconds(header: str, now: float) -> float:
     if header.isascii() and header.isdigit():
         return float(header[:10])
+    at = _date(header)
+    return 0.0 if at is None else at - now
+
+
+def sent_at(date: str | None, now: float) -> float:
+    """Return when an answer was sent, by its ``Date`` (RFC 9110 section 6.6.1), else ``now``; in epoch seconds.
+
+    A ``Retry-After`` that is a date counts from there: our own clock may be wrong by hours.
+    """
+    at = _date(date) if date else None
+    return now if at is None else at
+
+
+def _date(header: str) -> float | None:
+    """Read a date of HTTP as seconds since the epoch."""
     try:
         at = email.utils.parsedate_to_datetime(header)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now
+        return None

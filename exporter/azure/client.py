@@ -24,7 +24,15 @@ from aiohttp.http_exceptions import BadStatusLine
 from yarl import URL
 
 from exporter import __version__
-from exporter.azure.budget import GRAPH_SECONDS, LIST_SECONDS, Meter, quota_rest, remaining, retry_after
+from exporter.azure.budget import (
+    GRAPH_SECONDS,
+    LIST_SECONDS,
+    Meter,
+    quota_rest,
+    remaining,
+    retry_after,
+    sent_at,
+)
 from exporter.azure.clouds import Cloud
 from exporter.azure.connector import CleanConnector
 from exporter.azure.credential import Credential
@@ -595,7 +603,8 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
         claims = demanded_claims(", ".join(headers.getall("WWW-Authenticate", ())))
         return Unauthorized(message, request_id=request_id, claims=claims)
     if kind is Throttled:
-        pause = retry_after(headers.get("Retry-After"), time(), headers.get("x-ms-user-quota-resets-after"))
+        now = sent_at(headers.get("Date"), time())
+        pause = retry_after(headers.get("Retry-After"), now, headers.get("x-ms-user-quota-resets-after"))
         return Throttled(message, request_id=request_id, retry_after=pause)
     if kind is Malformed:
         message = one_line(f"{message} {headers.get('Location', '')}", MAX_MESSAGE)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.azure.budget import quota_rest, remaining, retry_after
+from exporter.azure.budget import quota_rest, remaining, retry_after, sent_at
 
 NOW = 1_445_412_480.0
 """Wed, 21 Oct 2015 07:28:00 GMT."""
@@ -82,6 +82,21 @@ def test_seconds_are_taken_at_their_word(seconds: int) -> None:
 @given(st.integers(1, 3600), st.integers(0, 2**31))
 def test_dates_are_taken_at_their_word(seconds: int, now: int) -> None:
     assert retry_after(formatdate(now + seconds, usegmt=True), now) == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "at"),
+    [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", NOW),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777.0),
+        (None, 5.0),
+        ("", 5.0),
+        ("soon", 5.0),
+        ("Wed, 21 Oct 99999 07:28:30 GMT", 5.0),
+    ],
+)
+def test_an_answer_was_sent_when_it_says_and_else_now(date: str | None, at: float):
+    assert sent_at(date, 5.0) == at
 
 
 @pytest.mark.parametrize(

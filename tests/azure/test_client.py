@@ -717,6 +717,18 @@ async def test_throttling_may_name_a_date(azure: Azure) -> None:
     assert 290 < failure.retry_after <= 300
 
 
+@pytest.mark.parametrize("days", [-400, 400], ids=["ahead of Azure's", "behind Azure's"])
+async def test_a_date_until_which_azure_throttles_is_read_by_azures_clock_where_ours_is(
+    azure: Azure, days: int
+) -> None:
+    azures = datetime.now(UTC) + timedelta(days=days)
+    date, until = (format_datetime(at, usegmt=True) for at in (azures, azures + timedelta(seconds=300)))
+    azure.server.will(http("429 Too Many Requests", date=date, retry_after=until))
+    failure = await azure.failure()
+    assert isinstance(failure, Throttled)
+    assert failure.retry_after == 300
+
+
 # --- Unauthorized
 
 REFUSED = http("401 Unauthorized", {"error": {"code": "ExpiredAuthenticationToken", "message": "Late."}})
