@@ -1,8 +1,10 @@
-"""Basic authentication (RFC 7617) against bcrypt hashes: slow to guess, the same time whoever asks, cheap for scrapes.
+"""Basic authentication (RFC 7617) against bcrypt hashes: slow to guess, cheap for scrapes, silent about names.
 
-bcrypt is meant to be slow, so it runs in a thread, one check at a time. A password that was once found good is known
-again by its digest. A name that nobody has, or one with a cheaper hash, costs as much as the dearest hash: a check
-of cost c does 2^c rounds, and checks of decoys of the costs c, c+1, ... up to the dearest make up the difference.
+bcrypt is meant to be slow, so checks run in threads: one at a time of each cost, so that a cheap one never waits for a
+dear one. A password that was once found good is known again by its digest. A good password costs the check of its own
+hash. A wrong one costs as much as the dearest hash, whoever is asked for: a check of cost c does 2^c rounds, and checks
+of decoys of the costs c, c+1, ... up to the dearest make up the difference, in the queue of the dearest. A name that
+nobody has is checked against a decoy of the dearest cost. So the time of a refusal does not tell which names there are.
 """
 
 import asyncio
@@ -10,14 +12,15 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from secrets import token_bytes
 from typing import Final
 
 import bcrypt
 
 CHECKS_WAITING: Final = 16
-"""So many requests may wait for their password's check; who guesses keeps others waiting no longer than that."""
+"""Maximum requests that wait for a check of one cost; whoever guesses keeps others waiting no longer than that."""
 DEAREST: Final = 18
 """The highest cost taken: seconds for a check. Beyond, whoever asks waits in vain."""
 _BYTES_THAT_COUNT = 72
@@ -53,16 +56,35 @@ def credentials(authorization: str | None) -> tuple[bytes, bytes] | None:
     return (name, password[:_BYTES_THAT_COUNT]) if colon else None
 
 
+class _Queue:
+    """Checks of one cost, one at a time."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Lock()
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until no other check runs. Raises TooManyChecksError where too many wait already."""
+        if self._waiting >= CHECKS_WAITING:
+            raise TooManyChecksError
+        self._waiting += 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._waiting -= 1
+
+
 class Users:
     """Who may come in: names and the bcrypt hashes of their passwords."""
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in hashes.items()}
         self._dearest = max(map(_cost, self._hashes.values()), default=4)
+        self._queues = {cost: _Queue() for cost in {self._dearest, *map(_cost, self._hashes.values())}}
         self._key = token_bytes(32)
         self._found_good: dict[bytes, bytes] = {}
-        self._checking = asyncio.Lock()
-        self._waiting = 0
 
     def __bool__(self) -> bool:
         """Whether there is anybody."""
@@ -77,29 +99,29 @@ class Users:
         digest = hmac.digest(self._key, password, "sha256")
         if self._is_known(name, digest):
             return True
-        if self._waiting >= CHECKS_WAITING:
-            raise TooManyChecksError
-        self._waiting += 1
-        try:
-            async with self._checking:
-                if self._is_known(name, digest):  # by now: somebody else asked the same
-                    return True
-                good = await asyncio.to_thread(self._check, name, password)
-        finally:
-            self._waiting -= 1
-        if good:
-            self._found_good[name] = digest
-        return good
+        hashed = self._hashes.get(name, _decoy(self._dearest))
+        async with self._queues[_cost(hashed)].turn():
+            if self._is_known(name, digest):  # by now: somebody else asked the same
+                return True
+            if await asyncio.to_thread(self._check, name, password, hashed):
+                self._found_good[name] = digest
+                return True
+        if _cost(hashed) < self._dearest:
+            async with self._queues[self._dearest].turn():
+                await asyncio.to_thread(_make_up, password, _cost(hashed), self._dearest)
+        return False
 
     def _is_known(self, name: bytes, digest: bytes) -> bool:
         return hmac.compare_digest(self._found_good.get(name, b""), digest)
 
-    def _check(self, name: bytes, password: bytes) -> bool:
-        hashed = self._hashes.get(name, _decoy(self._dearest))
-        good = bcrypt.checkpw(password, hashed)
-        for cost in range(_cost(hashed), self._dearest):
-            bcrypt.checkpw(password, _decoy(cost))
-        return good and name in self._hashes
+    def _check(self, name: bytes, password: bytes, hashed: bytes) -> bool:
+        return bcrypt.checkpw(password, hashed) and name in self._hashes
+
+
+def _make_up(password: bytes, cost: int, dearest: int) -> None:
+    """Do the rounds that a check of this cost is short of one of the dearest."""
+    for each in range(cost, dearest):
+        bcrypt.checkpw(password, _decoy(each))
 
 
 def _cost(hashed: bytes) -> int:

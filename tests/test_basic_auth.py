@@ -28,13 +28,15 @@ class Bcrypt:
         self.running = self.most_running = 0
         self.go_on = threading.Event()
         self.go_on.set()
+        self.held_up = set(range(32))
+        """The costs whose checks wait for ``go_on``."""
 
     def checkpw(self, password: bytes, hashed_password: bytes) -> bool:
         self.costs.append(int(hashed_password[4:6]))
         self.threads.add(threading.get_ident())
         self.running += 1
         self.most_running = max(self.most_running, self.running)
-        assert self.go_on.wait(10)
+        assert int(hashed_password[4:6]) not in self.held_up or self.go_on.wait(10)
         self.running -= 1
         return bcrypt.checkpw(password, hashed_password)
 
@@ -104,10 +106,35 @@ async def test_what_bcrypt_leaves_out_of_a_password_does_not_matter():
 
 
 @pytest.mark.parametrize("name", ["dear", "cheap", "middling", "nobody"])
-async def test_a_check_is_the_same_work_whoever_is_asked_for(watched: Bcrypt, name: str):
+async def test_a_refusal_is_the_same_work_whoever_is_asked_for(watched: Bcrypt, name: str):
     users = Users({"cheap": hashed(b"a", 4), "middling": hashed(b"b", 5), "dear": hashed(b"c", 7)})
     assert not await users.admit(header(name, "wrong"))
     assert watched.rounds == 2**7
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "cost"), [("cheap", "a", 4), ("middling", "b", 5), ("dear", "c", 7)]
+)
+async def test_a_good_password_costs_the_check_of_its_own_hash(
+    watched: Bcrypt, name: str, password: str, cost: int
+):
+    users = Users({"cheap": hashed(b"a", 4), "middling": hashed(b"b", 5), "dear": hashed(b"c", 7)})
+    assert await users.admit(header(name, password))
+    assert watched.costs == [cost]
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("dear", "b"), ("dear", "wrong"), ("nobody", "x"), ("cheap", "x")]
+)
+async def test_a_dear_check_does_not_hold_up_a_cheap_good_password(watched: Bcrypt, name: str, password: str):
+    users = Users({"cheap": hashed(b"a", 4), "dear": hashed(b"b", 7)})
+    watched.held_up = {7, 6, 5}
+    watched.go_on.clear()
+    others = [asyncio.create_task(users.admit(header(name, password))) for _ in range(CHECKS_WAITING - 1)]
+    async with asyncio.timeout(10):
+        assert await users.admit(header("cheap", "a"))
+    watched.go_on.set()
+    assert set(await asyncio.gather(*others)) == {(name, password) == ("dear", "b")}
 
 
 async def test_a_check_runs_off_the_event_loop(watched: Bcrypt):
