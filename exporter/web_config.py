@@ -27,6 +27,7 @@ from exporter.settings import (
     refuse,
     validated,
 )
+from exporter.tls import TlsContext
 
 CIPHERS: Final = {
     f"TLS_{exchange}_WITH_{theirs}": f"{exchange.replace('_', '-')}-{ours}"
@@ -263,7 +264,7 @@ class _UnusableError(Exception):
 
 def _context(tls: TlsServerConfig, excluded_paths: tuple[str, ...]) -> ssl.SSLContext:
     """Return the TLS that these settings ask for. Raises _UnusableError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
     _load_certificate(context, tls)
     context.minimum_version, context.maximum_version = VERSIONS[tls.min_version], VERSIONS[tls.max_version]
     context.options |= ssl.OP_NO_RENEGOTIATION
