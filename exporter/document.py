@@ -154,5 +154,5 @@ def parse(raw: bytes) -> Document | Fault:
     except (ValueError, OverflowError) as error:  # without libyaml: an escape beyond Unicode
         line, what = 1, f"YAML: {error}"
     else:
-        return Fault(1, (), "is empty") if document.root is None else document
+        return document
     return Fault(line, (), what)

@@ -88,9 +88,11 @@ Settings = TypeVar("Settings", bound=Section)
 Said = Callable[[ErrorDetails], tuple[Location, str]]
 
 
-def read(path: Path) -> Document:
+def read(path: Path, *, may_be_empty: bool = False) -> Document:
     """Read a file of settings. Raises ConfigError where it is no document, and OSError."""
     document = parse(path.read_bytes())
+    if not isinstance(document, Fault) and document.root is None and not may_be_empty:
+        document = Fault(1, (), "is empty")
     if isinstance(document, Fault):
         raise ConfigError((f"{path}:{document}",))
     return document
@@ -107,7 +109,8 @@ def validated(
     faults = [*document.faults, *more]
     settings = None
     try:
-        settings = model.model_validate(document.root, context=path.parent)
+        given = {} if document.root is None else document.root
+        settings = model.model_validate(given, context=path.parent)
     except ValidationError as error:
         known = {(fault.line, fault.where) for fault in faults}
         found = (said(detail) for detail in error.errors(include_url=False))

@@ -7,11 +7,11 @@ that may be a secret.
 
 import ssl
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import ErrorDetails
 
 from exporter.basic_auth import DEAREST, is_hash
 from exporter.document import Document, Fault, Location, shown
@@ -178,28 +178,29 @@ SECTIONS: Final[Mapping[Location, type[Section]]] = {
     ("tls_server_config",): TlsServerConfig,
     ("http_server_config",): HttpServerConfig,
 }
-UNSUPPORTED: Final[Mapping[Location, str]] = {
-    ("rate_limit",): "is not supported",
-    ("tls_server_config", "cert"): "is not supported, use cert_file",
-    ("tls_server_config", "key"): "is not supported, use key_file",
-    ("tls_server_config", "client_ca"): "is not supported, use client_ca_file",
+UNSUPPORTED: Final[Mapping[Location, str | None]] = {
+    ("rate_limit",): None,
+    ("tls_server_config", "cert"): "cert_file",
+    ("tls_server_config", "key"): "key_file",
+    ("tls_server_config", "client_ca"): "client_ca_file",
 }
-"""Settings of the exporter-toolkit that are none of ours."""
+"""Settings of the exporter-toolkit that are none of ours, and what to use instead."""
 
 
 # --- From the file to what it asks for
 
 
 def load(path: Path) -> tuple[WebConfig, ssl.SSLContext | None]:
-    """Read a web configuration and the files it names.
+    """Read a web configuration and the files it names; an empty one asks for nothing, as in the exporter-toolkit.
 
     Raises ConfigError with all that is wrong, each with file, line and path.
     """
     try:
-        document = read(path)
+        document = read(path, may_be_empty=True)
     except OSError as error:
         raise ConfigError((f"{path}: cannot be read: {error.strerror}",)) from None
-    config = validated(document, path, WebConfig, _said, _empty(document))
+    found = [*_unsupported(document), *_empty(document)]
+    config = validated(document, path, WebConfig, partial(in_our_words, sections=SECTIONS), found)
     faults = list(_contradictions(config))
     context = None
     if config.tls_server_config is not None and not faults:
@@ -211,9 +212,23 @@ def load(path: Path) -> tuple[WebConfig, ssl.SSLContext | None]:
     return config, context
 
 
-def _said(detail: ErrorDetails) -> tuple[Location, str]:
-    where = detail["loc"]
-    return (where, UNSUPPORTED[where]) if where in UNSUPPORTED else in_our_words(detail, SECTIONS)
+def _unsupported(document: Document) -> Iterator[Fault]:
+    """Find settings that are none of ours, and put in their places what is used instead.
+
+    So nothing else is said of them: neither that a certificate has several lines, nor that its file is missing.
+    """
+    for where, instead in UNSUPPORTED.items():
+        section = document.root
+        for step in where[:-1]:
+            section = section.get(str(step)) if isinstance(section, dict) else None
+        name = str(where[-1])
+        if isinstance(section, dict) and name in section:
+            del section[name]
+            document.faults[:] = [fault for fault in document.faults if fault.where[: len(where)] != where]
+            what = "is not supported" if instead is None else f"is not supported, use {instead}"
+            yield Fault(document.line(where), where, what)
+            if instead is not None:
+                section.setdefault(instead, name)
 
 
 def _empty(document: Document) -> Iterator[Fault]:

@@ -40,8 +40,6 @@ def faults(folder: Path, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ["web.yaml:1: is empty"]),
-        ("# nothing\n", ["web.yaml:1: is empty"]),
         ("- a\n", ["web.yaml:1: must be a mapping, not a list"]),
         ("tls: {}\n", ["web.yaml:1: tls: is not known"]),
         (
@@ -68,6 +66,27 @@ def faults(folder: Path, text: str) -> list[str]:
         (
             f"{TLS}  client_ca: x\n",
             ["web.yaml:4: tls_server_config.client_ca: is not supported, use client_ca_file"],
+        ),
+        (
+            (
+                "tls_server_config:\n  cert: |\n    -----BEGIN CERTIFICATE-----\n    bm90aGluZw==\n"
+                "    -----END CERTIFICATE-----\n  key: |\n    -----BEGIN PRIVATE KEY-----\n    bm90aGluZw==\n"
+                "    -----END PRIVATE KEY-----\n  client_auth_type: RequireAndVerifyClientCert\n"
+                "  client_ca: |\n    -----BEGIN CERTIFICATE-----\n"
+            ),
+            [
+                "web.yaml:2: tls_server_config.cert: is not supported, use cert_file",
+                "web.yaml:6: tls_server_config.key: is not supported, use key_file",
+                "web.yaml:11: tls_server_config.client_ca: is not supported, use client_ca_file",
+            ],
+        ),
+        (
+            "tls_server_config:\n  cert: {a: b}\n  cert_file: [x]\n",
+            [
+                "web.yaml:1: tls_server_config.key_file: is required",
+                "web.yaml:2: tls_server_config.cert: is not supported, use cert_file",
+                "web.yaml:3: tls_server_config.cert_file: must be the name of a file, not a list",
+            ],
         ),
         (
             f"{TLS}  client_auth_type: RequireAnyClientCert\n",
@@ -285,8 +304,11 @@ def loaded(folder: Path, text: str) -> tuple[WebConfig, ssl.SSLContext | None]:
     return load(file)
 
 
-def test_what_is_not_asked_for_is_not_done(files: Path):
-    config, context = loaded(files, "http_server_config: {http2: false}\n")
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# nothing\n", "---\n", "{}\n", "null\n", "http_server_config: {http2: false}\n"]
+)
+def test_what_is_not_asked_for_is_not_done(files: Path, text: str):
+    config, context = loaded(files, text)
     assert (config.basic_auth_users, config.auth_excluded_paths, config.files(), context) == (
         {},
         (),
