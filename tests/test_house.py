@@ -16,7 +16,7 @@ LAYERS = (
     {"once"},
     {"daemon", "simulator.server"},
     {"poller", "recorder", "schedule", "searcher", "simulator.wire", "web"},
-    {"exposition", "gate", "simulator.fleet", "simulator.graph", "status"},
+    {"exposition", "gate", "listener", "simulator.fleet", "simulator.graph", "status"},
     {"discovery", "drawing", "journal", "moments", "selection", "store"},
     {"azure.client", "banners", "families"},
     {"azure.credential", "azure.turns"},
@@ -33,8 +33,8 @@ LAYERS = (
         "settings",
         "snapshot",
     },
-    {"address", "document", "history", "journal_file", "log", "pace", "wall_clock"},
-    {"label_limits", "log_writer", "redaction", "scale_set", "signals", "slices"},
+    {"document", "error_log", "history", "journal_file", "pace", "tls", "wall_clock"},
+    {"address", "label_limits", "log", "log_writer", "redaction", "scale_set", "signals", "slices"},
 )
 """Who stands higher may import who stands lower, and nobody else."""
 
@@ -47,7 +47,7 @@ HOMES = {
     "jinja2": {"status"},
     "prometheus_client": {"exposition", "families", "telemetry"},
     "pydantic": {"config", "settings", "web_config"},
-    "pydantic_core": {"config", "settings", "web_config"},
+    "pydantic_core": {"config", "settings"},
     "stamina": {"azure.client"},
     "yaml": {"config", "document"},
     "yarl": {"azure.client"},
