@@ -4,8 +4,14 @@ Theory of operation. A connection is in one of three states, and each has its en
 request, TLS handshake included: bytes that trickle in do not make that longer. It is being answered: by a deadline
 for all of it, and earlier if a reader takes nothing, for what is written and not read is held in memory, be it only
 as the version of the exposition that it is part of. Between requests it holds nothing but its place, and the server
-within closes it after a while; where places run out, the one that has waited longest for a request gives up its own.
-Whoever fails in any of this is cut off, without a word: there is nobody to say it to.
+within closes it after a while. Whoever fails in any of this is cut off, without a word: there is nobody to say it to.
+
+Places are shared out by network: an IPv4 address, or the /64 of an IPv6 address, as one client has all of that. Where
+no place is free, the network that holds most gives one up, the newcomer counted: of its connections one that waits for
+a request, and where none does, one that is being answered, unless the newcomer's network would then hold as many. So
+a client takes places from itself only, however many it opens. Those that were never served and those that were are two
+queues, and the longer one gives up the connection that has waited longest: clients who only connect do not displace
+a scraper between two scrapes, and clients who have been served do not displace one that is about to ask.
 
 Stands between the sockets and the protocol that serves them. Knows nothing of HTTP but that there are requests.
 """
@@ -14,22 +20,39 @@ import asyncio
 import logging
 import socket
 from asyncio import Protocol, TimerHandle, Transport
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from ssl import SSLContext
-from typing import cast
+from typing import Final, cast
 
 from exporter.log import fields
 
 log = logging.getLogger(__name__)
+
+MOST_CONNECTIONS: Final = 256
+RESERVED_DESCRIPTORS: Final = 64
+"""File descriptors for all but polls and connections: the journal, sign-ins, files, listening sockets, logs, pipes."""
+
+
+def affordable_connections(descriptors: int | None, polls: int) -> int:
+    """Return how many connections a process may hold that may open so many file descriptors (``None``: any number).
+
+    ``polls`` is the number of connections to Azure at a time. A quarter of the descriptors is for connections in any
+    case, as a process that nobody can scrape is of no use.
+    """
+    if descriptors is None:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, max(descriptors - RESERVED_DESCRIPTORS - polls, descriptors // 4, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a connection may take; times in seconds."""
 
-    connections: int = 256
-    """Open at a time; for one more the longest idle is closed, and where none is idle the new one."""
+    connections: int = MOST_CONNECTIONS
+    """Open at a time; for one more, another is closed or the new one refused, as said above."""
     request_bytes: int = 65_536
     """A request, headers and body; nothing that is served has need of a body."""
     request_seconds: float = 10.0
@@ -44,20 +67,42 @@ class Limits:
     """Between two requests; longer than the minute that is the longest usual interval of scrapes."""
 
 
+def network_of(host: str) -> str:
+    """Return the network that a client's address counts for: itself, or the /64 of an IPv6 address."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> 64 << 64)) + "/64"
+
+
 class Connections:
-    """A protocol factory for ``create_server``: in each connection runs a protocol that ``serve`` makes.
+    """A protocol factory for listeners: in each connection runs a protocol that ``serve`` makes.
 
     ``context`` says what TLS to speak on a new connection; ``None``: none.
     """
 
     def __init__(
-        self, serve: Callable[[], Protocol], context: Callable[[], SSLContext | None], limits: Limits
+        self,
+        serve: Callable[["Connection"], Protocol],
+        context: Callable[[], SSLContext | None],
+        limits: Limits,
     ) -> None:
         self.serve = serve
         self.context = context
         self.limits = limits
-        self._open: dict[Connection, None] = {}
-        """In the order of their opening, or of the end of their last answer."""
+        self._new: dict[Connection, None] = {}
+        """Connections that were never served, in the order of their opening."""
+        self._idle: dict[Connection, None] = {}
+        """Connections that were served and wait for another request, in the order of the end of their last answer."""
+        self._answering: dict[Connection, None] = {}
+        """Connections that are being answered, in the order of their requests."""
+        self._held: Counter[str] = Counter()
+        """Number of connections by network."""
         self._full = False
 
     def __call__(self) -> "Connection":
@@ -66,44 +111,84 @@ class Connections:
 
     def __len__(self) -> int:
         """Return how many are open."""
-        return len(self._open)
+        return self._held.total()
 
     def take_in(self, connection: "Connection") -> bool:
-        """Count a connection, unless there are too many that are being answered."""
-        full = len(self._open) >= self.limits.connections
+        """Count a connection; return whether there is a place for it."""
+        full = len(self) >= self.limits.connections
         if full and not self._full:
-            log.warning(
-                "as many connections as may be, idle ones are closed", extra=fields(open=len(self._open))
-            )
-        self._full = full or (self._full and len(self._open) > self.limits.connections // 2)
+            log.warning("as many connections as may be, idle ones are closed", extra=fields(open=len(self)))
+        self._full = full or (self._full and len(self) > self.limits.connections // 2)
+        self._held[connection.network] += 1
         if full:
-            idle = next((other for other in self._open if other.idle), None)
-            if idle is None:
+            spared = self._to_spare(connection.network)
+            if spared is None:
+                self._release(connection.network)
                 return False
-            self.let_go(idle)
-            idle.abort()
-        self._open[connection] = None
+            self.let_go(spared)
+            spared.abort()
+        self._new[connection] = None
         return True
 
-    def rest(self, connection: "Connection") -> None:
-        """Note that a connection begins to wait for its next request."""
-        if connection in self._open:
-            self.let_go(connection)
-            self._open[connection] = None
+    def make_room(self) -> None:
+        """Cut off a connection that waits for a request, as no file descriptor is left."""
+        spared = self._to_spare() or next(iter((*self._idle, *self._new)), None)
+        if spared is not None:
+            self.let_go(spared)
+            spared.abort()
+
+    def answer(self, connection: "Connection") -> None:
+        """Note that a connection is being answered."""
+        if self._leave(connection):
+            self._answering[connection] = None
+
+    def rest(self, connection: "Connection", *, served: bool) -> None:
+        """Note that a connection begins to wait for its next request; ``served``: it got what it asked for."""
+        if self._leave(connection):
+            (self._idle if served else self._new)[connection] = None
 
     def let_go(self, connection: "Connection") -> None:
         """Count a connection no more."""
-        self._open.pop(connection, None)
+        if self._leave(connection):
+            self._release(connection.network)
 
     def retire(self) -> None:
         """Close what is idle now, and the others after their answer: what let them in has changed."""
-        for connection in tuple(self._open):
+        for connection in self._all():
             connection.retire()
 
     def abort(self) -> None:
         """Cut off every connection."""
-        for connection in tuple(self._open):
+        for connection in self._all():
             connection.abort()
+
+    def _all(self) -> tuple["Connection", ...]:
+        return (*self._new, *self._idle, *self._answering)
+
+    def _leave(self, connection: "Connection") -> bool:
+        """Take a connection out of its queue; return whether it was in one."""
+        for queue in (self._new, self._idle, self._answering):
+            if connection in queue:
+                del queue[connection]
+                return True
+        return False
+
+    def _release(self, network: str) -> None:
+        self._held[network] -= 1
+        if not self._held[network]:
+            del self._held[network]
+
+    def _to_spare(self, newcomer: str | None = None) -> "Connection | None":
+        """Return the connection that gives up its place to one of a network, or to nobody in particular."""
+        most = max(self._held.values(), default=0)
+        queues = sorted((self._new, self._idle), key=len, reverse=True)
+        if newcomer is not None and self._held[newcomer] < most:
+            queues.append(self._answering)
+        for queue in queues:
+            for connection in queue:
+                if self._held[connection.network] == most:
+                    return connection
+        return None
 
 
 class Connection(Protocol):
@@ -116,11 +201,14 @@ class Connection(Protocol):
         self._transport: Transport | None = None
         self._served: Protocol | None = None
         self._securing: asyncio.Task[None] | None = None
+        self._by_tls = self._secured = False
         self._early = b""
         self._received_bytes = 0
         self._answering = False
         self._deadline: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
+        self.network = ""
+        """What it counts for, as ``network_of`` says."""
         self.retired = False
         """Whether it is to be closed after the answer on its way."""
 
@@ -130,20 +218,14 @@ class Connection(Protocol):
         """Note that a whole request is there."""
         self._answering = True
         self._end_within(self._limits.answer_seconds)
+        self._connections.answer(self)
 
-    def ended(self) -> None:
-        """Note that it is answered; what is not read of it yet is under watch still."""
+    def ended(self, *, served: bool) -> None:
+        """Note that it is answered; ``served`` says whether with what was asked for."""
         self._answering = False
         self._received_bytes = 0
         self._end_within(None)
-        self._connections.rest(self)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it waits for a whole request, and all that was answered has been taken."""
-        return not self._answering and (
-            self._transport is None or not self._transport.get_write_buffer_size()
-        )
+        self._connections.rest(self, served=served)
 
     def retire(self) -> None:
         """Close now, or after the answer on its way."""
@@ -165,14 +247,17 @@ class Connection(Protocol):
         self._transport = cast(Transport, transport)
         connected = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._limits.unsent_bytes)
+        peer = self._transport.get_extra_info("peername")  # None of a client that has gone already
+        self.network = network_of(peer[0]) if peer else ""
         if not self._connections.take_in(self):
             self._transport.abort()
             return
         self._end_within(self._limits.request_seconds)
         context = self._connections.context()
         if context is None:
-            self._begin(self._transport)
+            self._secured = True
         else:
+            self._by_tls = True
             self._transport.pause_reading()  # what comes now is TLS's
             self._securing = self._loop.create_task(self._secure(self._transport, context))
 
@@ -188,32 +273,38 @@ class Connection(Protocol):
         finally:
             self._securing = None
         if secured is not None and not secured.is_closing():
-            self._begin(secured)
-
-    def _begin(self, transport: Transport) -> None:
-        self._transport = transport
-        transport.set_write_buffer_limits(high=1)  # to be told of every byte that is not taken
-        self._served = self._connections.serve()
-        self._served.connection_made(transport)
-        if self._early:
+            self._transport, self._secured = secured, True
             early, self._early = self._early, b""
-            self._served.data_received(early)
+            if early:
+                self._pass_on(early)
 
     def data_received(self, data: bytes) -> None:
         """Pass it on, if it is not too much."""
         self._received_bytes += len(data)
         if self._received_bytes > self._limits.request_bytes:
             self.abort()
-        elif self._served is None:  # TLS stands, but start_tls has yet to return
+        elif not self._secured:  # TLS stands, but start_tls has yet to return
             self._early += data
         else:
-            if self._deadline is None:
-                self._end_within(self._limits.request_seconds)
-            self._served.data_received(data)
+            self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        if (
+            self._served is None
+        ):  # made only now, as it costs more than a connection that asks for nothing is worth
+            self._transport.set_write_buffer_limits(high=1)  # to be told of every byte that is not taken
+            self._served = self._connections.serve(self)
+            self._served.connection_made(self._transport)
+        if self._deadline is None:
+            self._end_within(self._limits.request_seconds)
+        self._served.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Pass it on."""
-        return self._served.eof_received() if self._served is not None else None
+        """Pass it on; return whether there are still answers to send, which TLS cannot once the client has ended."""
+        half_closed = self._served is not None and self._served.eof_received()
+        return half_closed and not self._by_tls
 
     def pause_writing(self) -> None:
         """Note that the reader leaves something unread."""

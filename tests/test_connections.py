@@ -15,7 +15,7 @@ import pytest
 
 from exporter.address import Address, parse_address
 from exporter.banners import DiscoveryStatus
-from exporter.connections import Limits
+from exporter.connections import Limits, affordable_connections, network_of
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
 from exporter.snapshot import Snapshot
@@ -76,7 +76,7 @@ class Connect(Protocol):
     """Opens a connection that takes in little by itself."""
 
     async def __call__(
-        self, address: Address, context: ssl.SSLContext | None = None
+        self, address: Address, context: ssl.SSLContext | None = None, *, source: str = "127.0.0.1"
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]: ...
 
 
@@ -85,9 +85,10 @@ async def connect() -> AsyncIterator[Connect]:
     opened: list[asyncio.StreamWriter] = []
 
     async def connect(
-        address: Address, context: ssl.SSLContext | None = None
+        address: Address, context: ssl.SSLContext | None = None, *, source: str = "127.0.0.1"
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         plain = socket.socket()
+        plain.bind((source, 0))
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         plain.setblocking(False)
         await asyncio.get_running_loop().sock_connect(plain, (address.host, address.port))
@@ -295,19 +296,174 @@ async def test_beyond_the_limit_the_one_that_has_waited_longest_makes_room(conne
 
 
 @pytest.mark.parametrize(
-    "request_head",
+    ("host", "network"),
     [
-        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 10_000 + b"\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("", ""),
     ],
 )
-async def test_headers_beyond_the_limits_are_refused_without_a_word_in_the_log(
-    connect: Connect, request_head: bytes, caplog: pytest.LogCaptureFixture
+def test_an_address_counts_for_a_network_that_one_client_has(host: str, network: str):
+    assert network_of(host) == network
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "polls", "connections"),
+    [
+        (None, 64, 256),
+        (1_048_576, 64, 256),
+        (1024, 64, 256),
+        (1024, 1024, 256),
+        (256, 64, 128),
+        (256, 16, 176),
+        (64, 64, 16),
+        (16, 64, 4),
+        (3, 64, 1),
+    ],
+)
+def test_connections_leave_file_descriptors_for_the_rest(
+    descriptors: int | None, polls: int, connections: int
+):
+    assert affordable_connections(descriptors, polls) == connections
+
+
+async def served(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bool:
+    """Ask on a connection; return whether it is answered."""
+    reader, writer = connection
+    writer.write(HEALTHY)
+    with suppress(ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return (await reader.readuntil(b"Healthy\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+    return False
+
+
+async def test_beyond_the_limit_a_client_takes_places_only_from_itself(connect: Connect):
+    async with serving(limits=Limits(connections=4)) as (server, address):
+        scrapers = [await connect(address, source=f"127.0.0.{host}") for host in (2, 3)]
+        for _ in range(20):
+            await connect(address, source="127.0.0.4")
+        assert [await served(scraper) for scraper in scrapers] == [True, True]
+        assert await served(await connect(address, source="127.0.0.5"))
+        assert server.connections == 4
+
+
+async def test_beyond_the_limit_clients_who_only_connect_do_not_displace_one_who_was_served(connect: Connect):
+    async with serving(limits=Limits(connections=4)) as (server, address):
+        scraper = await connect(address)
+        assert await served(scraper)
+        for _ in range(20):
+            await connect(address)
+        assert await served(scraper)
+        assert server.connections == 4
+
+
+async def test_beyond_the_limit_clients_who_were_served_do_not_displace_one_who_is_about_to_ask(
+    connect: Connect,
+):
+    async with serving(limits=Limits(connections=4)) as (server, address):
+        others = [await connect(address) for _ in range(4)]
+        assert [await served(other) for other in others] == [True] * 4
+        scraper = await connect(address)
+        for _ in range(20):
+            assert await served(await connect(address))
+        assert await served(scraper)
+        assert server.connections == 4
+
+
+async def test_beyond_the_limit_who_holds_most_loses_an_answer_to_who_holds_less(
+    connect: Connect, gated: Gated
+):
+    gate, context = gated
+    async with serving(gate, Limits(connections=3)) as (server, address):
+        slow = [await connect(address, context, source="127.0.0.2") for _ in range(3)]
+        for reader, writer in slow:
+            writer.write(GET)
+            assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+        assert await served(await connect(address, context))
+        assert await is_cut_off(slow[0][0])
+        assert server.connections == 3
+
+
+FLOODING = """
+import asyncio, sys
+from contextlib import suppress
+port, number, *sources = sys.argv[1:]
+async def idle(source):
+    while True:
+        with suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(port), local_addr=(source, 0))
+            with suppress(OSError):
+                await reader.read()
+            writer.transport.abort()
+        await asyncio.sleep(0)
+async def main():
+    await asyncio.gather(*(idle(sources[each % len(sources)]) for each in range(int(number))))
+asyncio.run(main())
+"""
+"""Connections that ask for nothing, and are opened again as soon as they are closed."""
+
+
+@pytest.mark.parametrize(
+    ("tls", "sources"),
+    [
+        (False, ["127.0.0.1"]),  # as behind a proxy, where the scraper's address is theirs, too
+        (False, ["127.0.0.2"]),
+        (True, ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"]),
+    ],
+)
+async def test_idle_connections_that_come_again_and_again_do_not_keep_a_scraper_out(
+    folder: Path, sources: list[str], *, tls: bool
+):
+    gate, context = (Gate(write(folder, WITH_TLS)), trusting(folder)) if tls else (None, None)
+    async with serving(gate, Limits(connections=128)) as (server, address):
+        flooding = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FLOODING, str(address.port), "400", *sources
+        )
+        try:
+            await until(lambda: server.connections == 128)
+            scheme = "http" if context is None else "https"
+            answers = []
+            for _ in range(10):
+                async with (
+                    aiohttp.ClientSession() as client,
+                    client.get(f"{scheme}://{address}/-/healthy", ssl=context or True) as response,
+                ):
+                    answers.append(response.status)
+        finally:
+            flooding.kill()
+            await flooding.wait()
+        assert answers == [200] * 10
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /-/healthy?" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * 9_000 + b"\r\n\r\n",
+        b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * 65_000 + b"\r\n\r\n",
+        b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 100 + b"\r\n",
+    ],
+)
+async def test_a_request_within_the_limit_is_answered_however_it_is_made_up(
+    connect: Connect, request_head: bytes
 ):
     async with serving() as (_, address):
         reader, writer = await connect(address)
         writer.write(request_head)
+        assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_too_many_headers_are_refused_without_a_word_in_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    async with serving() as (_, address):
+        reader, writer = await connect(address)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200 + b"\r\n")
         assert await reader.readuntil(b"\r\n") == b"HTTP/1.0 400 Bad Request\r\n"
         assert await is_cut_off(reader)
     assert caplog.records == []
