@@ -83,6 +83,17 @@ class Gate:
 
         ``certificate`` is the client's, verified.
         """
+        users = self._in_force.users
+        refusal = self.refusal_of_anonymous(path, certificate)
+        if refusal is not ASK_FOR_PASSWORD:
+            return refusal
+        try:
+            return None if await users.admit(authorization) else ASK_FOR_PASSWORD
+        except TooManyChecksError:
+            return ASK_LATER
+
+    def refusal_of_anonymous(self, path: str, certificate: Certificate | None) -> Refusal | None:
+        """Return why a request without a password is refused, ``None`` where it is not."""
         config, _, users = self._in_force
         if path in config.auth_excluded_paths:
             return None
@@ -92,12 +103,7 @@ class Gate:
                 return NO_CERTIFICATE
             if tls.client_allowed_sans and names(certificate).isdisjoint(tls.client_allowed_sans):
                 return OTHER_NAME
-        if not users:
-            return None
-        try:
-            return None if await users.admit(authorization) else ASK_FOR_PASSWORD
-        except TooManyChecksError:
-            return ASK_LATER
+        return ASK_FOR_PASSWORD if users else None
 
     async def refresh(self) -> bool:
         """Read the files again if they changed; return whether others are in force now.

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from urllib.parse import urlencode
 
+from exporter.document import shown
 from exporter.history import Image, Upgrade, UpgradeState
 from exporter.snapshot import Snapshot
 
 PAGE_SIZE = 100
+PARAMETERS = ("q", "state", "subscription", "resource_group", "polls", "sort", "page")
 MAX_SEARCH = 200
 """Characters of a search; nobody types more."""
 
@@ -68,8 +70,15 @@ class Query:
     page: int = 1
 
     @classmethod
-    def read(cls, parameters: Mapping[str, str]) -> "Query":
-        """Read the parameters of a URL; those it does not know are ignored. Raises ``BadQuery``."""
+    def read(cls, parameters: Mapping[str, str], *, strict: bool = False) -> "Query":
+        """Read the parameters of a URL.
+
+        Raises ``BadQuery``, where ``strict`` for an unknown parameter, too: a program that sends one would take the
+        answer for another one. Links to the page pass through tools that add parameters of their own.
+        """
+        unknown = sorted(parameters.keys() - set(PARAMETERS))
+        if strict and unknown:
+            raise BadQuery(f"{shown(unknown[0])} is not a parameter, use {', '.join(PARAMETERS)}")
         state, polls = parameters.get("state", ""), parameters.get("polls", "")
         sort, page = parameters.get("sort") or "attention", parameters.get("page") or "1"
         states = {condition.value: condition for condition in Condition}

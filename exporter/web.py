@@ -1,27 +1,34 @@
 """The HTTP surface: metrics, probes, the configuration in force and the status page.
 
-Knows nothing of polls: what it serves comes from the exposition and from the ``Status`` that the daemon gives. Who may
-come in is the gate's to say, and what a connection may take stands in ``connections``.
+``application`` says what is served at which path. ``_Http`` makes every answer that leaves the process, those to
+requests that cannot be parsed included: access control, headers, counters. Knows nothing of polls: what it serves comes
+from the exposition and from the ``Status`` that the daemon gives. The gate says who may come in, and ``connections``
+what a connection may take.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter, time
-from typing import Protocol
+from typing import Any, Final, Protocol, cast
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import hdrs, web
-from aiohttp.http import HttpProcessingError
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.streams import StreamReader
 
 from exporter import status as status_page
 from exporter.address import Address
 from exporter.banners import DiscoveryStatus
 from exporter.connections import Connection, Connections, Limits
+from exporter.error_log import ErrorLog
 from exporter.exposition import Exposition, Format
-from exporter.gate import Gate
+from exporter.gate import Certificate, Gate, Refusal
+from exporter.listener import Listener, bind
 from exporter.selection import BadQuery, Query
 from exporter.snapshot import Snapshot
 from exporter.telemetry import Telemetry
@@ -39,6 +46,44 @@ PAGE_HEADERS = {
 }
 """What Azure wrote is text on the page; if ever it were not, a browser would still load and run nothing of it."""
 KEEP_FOR_EVER = "public, max-age=31536000, immutable"
+OTHER: Final = "other"
+"""The path that requests are counted under whose own path is not served, or not even known."""
+LINGER_SECONDS: Final = 1.0
+"""How long the rest of a request is still read after its answer."""
+
+log = logging.getLogger(__name__)
+
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is served at one path, by method."""
+
+    path: str
+    """The path that requests are counted under."""
+    handles: Mapping[str, Handle]
+
+
+class Application:
+    """What is served at which path, and where requests are counted."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._routes: dict[str, Route] = {}
+
+    def add_get(self, path: str, handle: Handle) -> None:
+        """Serve a path, and all paths below it where it ends in ``/{name}``."""
+        self._routes[path] = Route(path, {hdrs.METH_GET: handle, hdrs.METH_HEAD: handle})
+
+    def add_post(self, path: str, handle: Handle) -> None:
+        """Serve a path to POST and PUT."""
+        self._routes[path] = Route(path, {hdrs.METH_POST: handle, hdrs.METH_PUT: handle})
+
+    def route(self, path: str) -> Route | None:
+        """Return what is served at a path, percent-decoded."""
+        return self._routes.get(path) or self._routes.get(f"{path.rpartition('/')[0]}/{{name}}")
 
 
 class Status(Protocol):
@@ -76,8 +121,8 @@ def application(
     telemetry_path: str,
     *,
     enable_lifecycle: bool = False,
-) -> web.Application:
-    """Return the application that answers the paths of design.md section 4."""
+) -> Application:
+    """Return what answers the paths of design.md section 4."""
 
     async def metrics(request: web.Request) -> web.StreamResponse:
         in_format = negotiate(request.headers.getall(hdrs.ACCEPT, []))
@@ -87,7 +132,7 @@ def application(
             pieces = await exposition.gzip(in_format)
         else:
             pieces = exposition.plain(in_format)
-        return await _stream(request, headers, pieces)
+        return _Pieces(headers, pieces)
 
     async def healthy(_: web.Request) -> web.Response:
         if status.healthy:
@@ -120,13 +165,15 @@ def application(
         return await made(request, "text/html", partial(status_page.html, telemetry_path=telemetry_path))
 
     async def scale_sets(request: web.Request) -> web.Response:
-        return await made(request, "application/json", status_page.document)
+        return await made(request, "application/json", status_page.document, strict=True)
 
-    async def made(request: web.Request, content_type: str, make: Callable[..., bytes]) -> web.Response:
+    async def made(
+        request: web.Request, content_type: str, make: Callable[..., bytes], *, strict: bool = False
+    ) -> web.Response:
         """Answer with what ``make`` makes, in a thread: at 10,000 scale sets it takes too long for the loop."""
         headers = {**PAGE_HEADERS, hdrs.CACHE_CONTROL: "no-cache"}
         try:
-            query = Query.read(request.query)
+            query = Query.read(request.query, strict=strict)
         except BadQuery as error:
             return web.Response(text=f"{error}\n", status=400, headers=headers)
         snapshots, discoveries = status.snapshots(), status.discoveries()
@@ -143,24 +190,23 @@ def application(
 
     async def asset(request: web.Request) -> web.Response:
         for each in status_page.assets().values():
-            if each.name == request.match_info["name"]:
+            if each.name == request.path.removeprefix("/static/"):
                 headers = {**PAGE_HEADERS, hdrs.CACHE_CONTROL: KEEP_FOR_EVER}
                 return web.Response(
                     body=each.body, content_type=each.content_type, charset="utf-8", headers=headers
                 )
-        raise web.HTTPNotFound
+        return _text(404)
 
-    app = web.Application(middlewares=[_counting(telemetry)])
-    app.router.add_get(telemetry_path, metrics)
-    app.router.add_get("/-/healthy", healthy)
-    app.router.add_get("/-/ready", ready)
-    app.router.add_post("/-/reload", reload)
-    app.router.add_put("/-/reload", reload)
-    app.router.add_get("/config", config)
-    app.router.add_get("/api/v1/scale-sets", scale_sets)
-    app.router.add_get("/static/{name}", asset)
+    app = Application(telemetry)
     if telemetry_path != "/":
-        app.router.add_get("/", page)
+        app.add_get("/", page)
+    app.add_get(telemetry_path, metrics)
+    app.add_get("/-/healthy", healthy)
+    app.add_get("/-/ready", ready)
+    app.add_post("/-/reload", reload)
+    app.add_get("/config", config)
+    app.add_get("/api/v1/scale-sets", scale_sets)
+    app.add_get("/static/{name}", asset)
     return app
 
 
@@ -193,17 +239,29 @@ def _preferences(headers: Iterable[str]) -> Iterator[tuple[str, dict[str, str], 
         yield value, parameters, weight
 
 
-async def _stream(request: web.Request, headers: dict[str, str], pieces: list[bytes]) -> web.StreamResponse:
-    response = web.StreamResponse(headers=headers)
-    response.content_length = sum(map(len, pieces))
-    by_tls = request.secure
-    with suppress(ConnectionError):  # a scraper that has gone away, or was cut off, is no error of ours
-        await response.prepare(request)
-        for chunk in chunks(pieces) if request.method != hdrs.METH_HEAD else ():
-            await response.write(chunk)
-            if by_tls:
-                await asyncio.sleep(0)  # only then does TLS tell of a connection that is lost
-    return response
+class _Pieces(web.StreamResponse):
+    """An answer in pieces: a scrape, which would be too much to be copied."""
+
+    def __init__(self, headers: Mapping[str, str], pieces: list[bytes]) -> None:
+        super().__init__(headers=headers)
+        self.content_length = sum(map(len, pieces))
+        self._pieces = pieces
+        self._request: web.BaseRequest | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers."""
+        self._request = request
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the pieces."""
+        request = self._request
+        if request is not None and request.method != hdrs.METH_HEAD:
+            for chunk in chunks(self._pieces):
+                await self.write(chunk)
+                if request.secure:
+                    await asyncio.sleep(0)  # only then does TLS tell of a connection that is lost
+        await super().write_eof(data)
 
 
 def chunks(pieces: Iterable[bytes]) -> Iterator[bytes | memoryview]:
@@ -224,119 +282,212 @@ def chunks(pieces: Iterable[bytes]) -> Iterator[bytes | memoryview]:
         yield b"".join(gathered)
 
 
-def _counting(telemetry: Telemetry) -> Middleware:
-    """Count requests and their time, under the paths that exist: what others are asked for is ``other``."""
+def is_cross_site(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another origin makes a browser send this request.
 
-    @web.middleware
-    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-        resource = request.match_info.route.resource
-        path = resource.canonical if resource is not None else "other"
-        code = 500
-        started = perf_counter()
-        try:
-            response = await handler(request)
-            code = response.status
-        except web.HTTPException as answer:
-            code = answer.status
-            raise
-        else:
-            return response
-        finally:
-            telemetry.http_requests.labels(path, str(code)).inc()
-            telemetry.http_request_duration.labels(path).observe(perf_counter() - started)
-
-    return count
+    Browsers say so in ``Sec-Fetch-Site``, which holds behind a proxy that changes ``Host``, too; those that do not
+    send ``Origin``, which is compared to ``Host``. A request with neither comes from no browser.
+    """
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get(hdrs.ORIGIN)
+    if origin is None:
+        return False
+    try:
+        theirs = urlsplit(origin)
+        ours = urlsplit(f"{theirs.scheme}://{headers.get(hdrs.HOST, '')}")
+        return theirs.hostname is None or _host_and_port(theirs) != _host_and_port(ours)
+    except ValueError:  # a port that is no number
+        return True
 
 
-def _guarding(gate: Gate, limits: Limits) -> Middleware:
-    """Let in whom the gate lets in, and tell the connection of each request."""
+def _host_and_port(url: SplitResult) -> tuple[str | None, int | None]:
+    return url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        transport = request.transport
-        connection = None if transport is None else transport.get_protocol()
-        if transport is None or not isinstance(connection, Connection):
-            return web.Response()  # whoever asked has gone; TLS forgets the connection before it says so
-        connection.began()
-        try:
-            response = await admitted(request, transport) or await handler(request)
-        finally:
-            connection.ended()
-        if connection.retired:
-            response.force_close()
-        return response
 
-    async def admitted(request: web.Request, transport: asyncio.Transport) -> web.Response | None:
-        if (request.content_length or 0) > limits.request_bytes:
-            raise web.HTTPRequestEntityTooLarge(limits.request_bytes, request.content_length or 0)
-        resource = request.match_info.route.resource
-        refusal = await gate.refusal(
-            "" if resource is None else resource.canonical,
-            request.headers.get(hdrs.AUTHORIZATION),
-            transport.get_extra_info("peercert"),
+_TEXTS: Final = {
+    400: "The request cannot be parsed as HTTP/1.1\n",
+    404: "Nothing is served at this path, see /\n",
+    405: "This path does not have this method\n",
+    413: "The request is too large, nothing that is served needs a body\n",
+    500: "A defect of the exporter, see its log\n",
+    505: "HTTP/1.0 and HTTP/1.1 are spoken here\n",
+}
+
+
+def _text(status: int, **headers: str) -> web.Response:
+    return web.Response(status=status, text=_TEXTS.get(status, _TEXTS[500]), headers=headers)
+
+
+def _refuse(refusal: Refusal) -> web.Response:
+    return web.Response(status=refusal.status, text=refusal.text, headers=dict(refusal.headers))
+
+
+class _Request(web.Request):
+    """A request whose answer does not say which versions we run."""
+
+    speaks_http_1 = True
+    """Whether it is of HTTP/1.0 or 1.1; the parser takes 0.9 and 2.0, too."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """Take out what aiohttp has just put in: it calls this for every answer, before it writes the headers."""
+        response.headers.pop(hdrs.SERVER, None)
+
+
+class _OtherVersion(_Request):
+    """A request of another version; its answer is of HTTP/1.0."""
+
+    speaks_http_1 = False
+
+
+class _Http(web.RequestHandler):
+    """HTTP on one connection: the one place that makes every answer.
+
+    ``respond`` answers a request that could be parsed, ``handle_error`` one that could not be and one that a defect
+    of ours leaves without an answer, and ``finish_response`` sends either.
+    """
+
+    def __init__(self, server: "Server", connection: Connection) -> None:
+        limits = server.limits
+        super().__init__(
+            server.http,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # None means none
+            keepalive_timeout=limits.idle_seconds,
+            lingering_time=LINGER_SECONDS,
+            auto_decompress=False,
+            max_line_size=limits.request_bytes,
+            max_field_size=limits.request_bytes,
         )
-        if refusal is None:
+        self._app, self._gate, self._errors = server.app, server.gate, server.errors
+        self._limits = limits
+        self._connection = connection
+        self._path = OTHER
+        self._started = 0.0
+        self._answered = 0
+        self._half_closed = False
+
+    async def respond(self, request: _Request) -> web.StreamResponse:
+        """Return the answer to a request."""
+        route = self._app.route(request.path) if request.speaks_http_1 else None
+        self._begin(OTHER if route is None else route.path)
+        refusal = await self._gate.refusal(
+            self._path, request.headers.get(hdrs.AUTHORIZATION), self._certificate()
+        )
+        if refusal is not None:
+            return _refuse(refusal)
+        if not request.speaks_http_1:
+            return _text(505)
+        return _text(404) if route is None else await self._serve(request, route)
+
+    async def _serve(self, request: _Request, route: Route) -> web.StreamResponse:
+        """Return the answer of a path that is served, to a client who may have it."""
+        handle = route.handles.get(request.method)
+        if handle is None:
+            return _text(405, Allow=", ".join(route.handles))
+        if (request.content_length or 0) > self._limits.request_bytes:
+            return _text(413)
+        if hdrs.METH_GET not in route.handles and is_cross_site(request.headers):
+            return web.Response(status=403, text="A page of another origin must not do this\n")
+        return await handle(request)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - of a request that cannot be parsed it is a dummy
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it holds the client's bytes
+    ) -> web.StreamResponse:
+        """Return the answer where there is no other."""
+        if isinstance(exc, HttpProcessingError):
+            self._begin(OTHER)
+            refusal = self._gate.refusal_of_anonymous(OTHER, self._certificate())
+            answer = _text(status) if refusal is None else _refuse(refusal)
+        else:
+            self._errors.report("defect in answering a request", exc, path=self._path)
+            answer = _text(500)
+        answer.force_close()
+        return answer
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer and count it; return it, and whether the client went away before its end."""
+        if self.transport is None:
+            return resp, True
+        for name, value in self._gate.headers.items():
+            resp.headers.setdefault(name, value)
+        resp.headers.setdefault("X-Content-Type-Options", "nosniff")
+        self._end_with(resp)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._end_with(resp)  # what is known now may not have been before
+            self._answered += 1
+            telemetry = self._app.telemetry
+            telemetry.http_requests.labels(self._path, str(resp.status)).inc()
+            telemetry.http_request_duration.labels(self._path).observe(perf_counter() - self._started)
+            self._connection.ended(served=resp.status < 400)  # noqa: PLR2004 - HTTP's own border
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps a connection open here
+        """Note that the client sends no more; return whether it still waits for answers.
+
+        aiohttp would leave it without them: https://github.com/aio-libs/aiohttp/issues/3659.
+        """
+        self._half_closed = True
+        return self._unanswered > 0
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Report what aiohttp finds wrong on a connection, unless it is the client's doing."""
+        error = kw.get("exc_info")
+        if not isinstance(error, HttpProcessingError | web.RequestPayloadError):
+            self._errors.report("defect on a connection", error, what=args[0], path=self._path)
+
+    @property
+    def _unanswered(self) -> int:
+        """The number of requests that have arrived, parsed or not, and are not answered."""
+        return self._request_count - self._answered
+
+    def _end_with(self, answer: web.StreamResponse) -> None:
+        """Close the connection behind an answer if it is the last one."""
+        if self._connection.retired or (self._half_closed and self._unanswered == 1):
+            answer.force_close()
+
+    def _begin(self, path: str) -> None:
+        self._path, self._started = path, perf_counter()
+        self._connection.began()
+
+    def _certificate(self) -> Certificate | None:
+        """Return the client's certificate, verified."""
+        if self.transport is None:
             return None
-        return web.Response(status=refusal.status, text=refusal.text, headers=dict(refusal.headers))
-
-    return guard
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a fault is not the client's: who sends what is no HTTP has been told, and must not fill the log."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-_log_of_requests = logging.getLogger(f"{__name__}.requests")
-_log_of_requests.addFilter(_is_ours)
+        return cast(Certificate | None, self.transport.get_extra_info("peercert"))
 
 
 class Server:
-    """Serves an application on some addresses, to whom the gate lets in."""
+    """Serves an application on some addresses, to whom the gate lets in. Made inside the event loop."""
 
-    def __init__(self, app: web.Application, gate: Gate | None = None, limits: Limits | None = None) -> None:
-        self._gate = gate = gate or Gate()
-        limits = limits or Limits()
-
-        async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-            response.headers.pop(hdrs.SERVER, None)  # with which versions we run is nobody's business
-            for name, value in gate.headers.items():
-                response.headers.setdefault(name, value)
-
-        app.middlewares.append(_guarding(gate, limits))
-        app.on_response_prepare.append(add_headers)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=1.0,
-            logger=_log_of_requests,
-            keepalive_timeout=limits.idle_seconds,
-            lingering_time=1.0,
-            auto_decompress=False,
-        )
-        self._connections = Connections(self._serve, lambda: gate.context, limits)
-        self._listeners: list[asyncio.Server] = []
-
-    def _serve(self) -> asyncio.Protocol:
-        assert self._runner.server is not None  # noqa: S101 - it listens only after the setup
-        return self._runner.server()
+    def __init__(self, app: Application, gate: Gate | None = None, limits: Limits | None = None) -> None:
+        self.app = app
+        self.gate = gate = gate or Gate()
+        self.limits = limits or Limits()
+        self.errors = ErrorLog(log)
+        self.http = web.Server(_respond, request_factory=_request)
+        self._connections = Connections(partial(_Http, self), lambda: gate.context, self.limits)
+        self._listeners: list[Listener] = []
 
     async def start(self, addresses: Iterable[Address]) -> list[str]:
         """Listen; return the addresses as ``host:port``, the ports that were picked filled in.
 
         Raises ``OSError``, with a text that names the address, where one cannot be had.
         """
-        await self._runner.setup()
-        loop = asyncio.get_running_loop()
         for address in addresses:
-            try:
-                listener = await loop.create_server(self._connections, address.host, address.port)
-            except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
-            self._listeners.append(listener)
-        bound = (socket.getsockname() for listener in self._listeners for socket in listener.sockets)
-        return [str(Address(host, port)) for host, port, *_ in bound]
+            self._listeners += [
+                Listener(bound, self._connections, self._connections.make_room, self.errors)
+                for bound in await bind(address)
+            ]
+        return [str(listener.address) for listener in self._listeners]
 
     @property
     def connections(self) -> int:
@@ -345,12 +496,30 @@ class Server:
 
     async def refresh(self) -> None:
         """Go by the gate's files as they are now."""
-        if await self._gate.refresh():
+        if await self.gate.refresh():
             self._connections.retire()
 
     async def stop(self) -> None:
         """Stop listening, let answers on their way end within a second, close all connections."""
         for listener in self._listeners:
             listener.close()
-        await self._runner.cleanup()
+        self.http.pre_shutdown()
+        await self.http.shutdown(LINGER_SECONDS)
         self._connections.abort()
+
+
+async def _respond(request: web.BaseRequest) -> web.StreamResponse:
+    return await cast(_Http, request.protocol).respond(cast(_Request, request))
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: "asyncio.Task[None]",
+) -> _Request:
+    made = _Request
+    if message.version not in (HttpVersion10, HttpVersion11):
+        made, message = _OtherVersion, message._replace(version=HttpVersion10, should_close=True)
+    return made(message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=0)

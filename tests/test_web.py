@@ -194,12 +194,29 @@ async def test_a_query_that_means_nothing_is_refused_with_the_reason(site: Site,
     assert (status, response.content_type, body) == (400, "text/plain", b"page must be a number from 1\n")
 
 
-@pytest.mark.parametrize(
-    "query", ["?q=%ff%00", "?q=%ed%a0%80", "?q=a&q=b", "?=&&;", "?subscription=%F0%9F%98%80"]
-)
+@pytest.mark.parametrize("query", ["?q=%ff%00", "?q=%ed%a0%80", "?q=a&q=b", "?subscription=%F0%9F%98%80"])
 async def test_any_query_string_is_an_answer(site: Site, query: str):
     for path in ("/", "/api/v1/scale-sets"):
         assert (await site.get(path + query))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("?stat=Faulted", '"stat"'),
+        ("?q=a&utm_source=mail", '"utm_source"'),
+        ("?=&&;", '""'),
+        ("?Q=a", '"Q"'),
+        ("?%00=a", '"\\u0000"'),
+    ],
+)
+async def test_a_parameter_that_the_api_does_not_know_is_refused_and_one_of_a_link_to_the_page_is_not(
+    site: Site, query: str, name: str
+):
+    status, response, body = await site.get(f"/api/v1/scale-sets{query}")
+    expected = f"{name} is not a parameter, use q, state, subscription, resource_group, polls, sort, page\n"
+    assert (status, response.content_type, body.decode()) == (400, "text/plain", expected)
+    assert (await site.get(f"/{query}"))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/?page=0", "/api/v1/scale-sets"])
