@@ -7,6 +7,7 @@ used after its end. How it works inside is each part's own affair.
 import asyncio
 import gc
 import logging
+import resource
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,7 +22,9 @@ from exporter.azure.client import Client
 from exporter.azure.credential import Credential
 from exporter.banners import DiscoveryStatus
 from exporter.config import Config, ConfigError
+from exporter.connections import MOST_CONNECTIONS, Limits, affordable_connections
 from exporter.discovery import Discoverer, merge, select
+from exporter.error_log import ErrorLog
 from exporter.exposition import Exposition
 from exporter.families import FAMILIES, JOURNAL_FAMILIES
 from exporter.gate import Gate
@@ -110,6 +113,7 @@ async def run(
     Raises what ``read`` raises the first time, and ``OSError`` where an address cannot be listened on.
     """
     stopping, hung_up = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(ErrorLog(log).handle)
     with signals.listening(stopping.set, hung_up.set):
         daemon = Daemon(read, shard)
         reloading: asyncio.Task[None] | None = None
@@ -276,10 +280,22 @@ class Daemon:
             telemetry_path,
             enable_lifecycle=enable_lifecycle,
         )
-        self._server = Server(app, gate)
+        self._server = Server(app, gate, Limits(connections=self._affordable_connections()))
         bound = await self._server.start(addresses)
         self._schedule.every(LOOK_SECONDS, "web configuration", self._server.refresh)
         return bound
+
+    def _affordable_connections(self) -> int:
+        """Return how many connections there are file descriptors for."""
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = None if descriptors == resource.RLIM_INFINITY else descriptors
+        affordable = affordable_connections(limit, self._config.polling.concurrency)
+        if affordable < MOST_CONNECTIONS:
+            log.warning(
+                "few file descriptors, so fewer connections are held; raise the limit (ulimit -n)",
+                extra=fields(limit=limit, connections=affordable),
+            )
+        return affordable
 
     async def start(self) -> None:
         """Begin to search and to poll; raises ``OSError`` where the journal cannot be used."""
