@@ -134,6 +134,8 @@ class Gate:
         same = config.basic_auth_users == before.config.basic_auth_users  # whose passwords need no check anew
         users = before.users if same else Users(config.basic_auth_users)
         self._in_force = _InForce(config, context, users)
+        if context is None and not users:
+            log.warning("web configuration asks for neither TLS nor passwords", extra=fields(file=path))
         now = _look_at((path, *config.files()))
         self._read = {
             file: seen.get(file, look) for file, look in now.items()

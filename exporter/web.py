@@ -501,8 +501,8 @@ class Server:
 
     async def stop(self) -> None:
         """Stop listening, let answers on their way end within a second, close all connections."""
-        for listener in self._listeners:
-            listener.close()
+        while self._listeners:
+            self._listeners.pop().close()
         self.http.pre_shutdown()
         await self.http.shutdown(LINGER_SECONDS)
         self._connections.abort()

@@ -173,6 +173,32 @@ async def test_a_file_that_is_named_before_it_is_there_is_read_when_it_comes(fol
     assert gate.context is not None
 
 
+@pytest.mark.parametrize("text", ["", "# for later\n", "{}\n", "http_server_config: {http2: false}\n"])
+async def test_a_file_that_secures_nothing_lets_everybody_in_and_that_is_told(
+    folder: Path, text: str, caplog: pytest.LogCaptureFixture
+):
+    gate = Gate(write(folder, text))
+    assert (await gate.refusal("/metrics", None, None), gate.context) == (None, None)
+    assert [record.message for record in caplog.records] == [
+        "web configuration asks for neither TLS nor passwords"
+    ]
+
+
+async def test_a_file_that_is_emptied_is_read_like_any_other_and_that_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+):
+    gate = Gate(write(folder, alice("a")))
+    assert not await refreshed(gate)
+    write(folder, "")
+    assert not await gate.refresh()  # a file half written is empty at first
+    assert await gate.refusal("/metrics", None, None) == ASK_FOR_PASSWORD
+    assert await gate.refresh()
+    assert await gate.refusal("/metrics", None, None) is None
+    assert [record.message for record in caplog.records] == [
+        "web configuration asks for neither TLS nor passwords"
+    ]
+
+
 def test_headers_that_are_empty_are_not_set(folder: Path):
     text = "http_server_config: {headers: {X-Frame-Options: deny, X-XSS-Protection: '', X-Content-Type-Options: }}"
     assert Gate(write(folder, text)).headers == {"X-Frame-Options": "deny"}
