@@ -4,7 +4,6 @@ Exit codes: 0 fine, 1 a failure at run time, 2 a wrong configuration or flag. A 
 on standard error, never a traceback. What the commands do is imported only when the flags are right.
 """
 
-import gc
 import os
 import platform
 import re
@@ -15,7 +14,7 @@ from math import inf, nan
 from pathlib import Path
 from time import time
 
-from exporter import __version__, log, signals
+from exporter import __version__, garbage_collector, log, signals
 from exporter.address import Address, parse_address
 from exporter.scale_set import Shard
 
@@ -53,10 +52,9 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
 
 def _run(flags: Namespace) -> int:
     log.configure(flags.log_level, flags.log_format)
-    gc.disable()  # what is imported stays: to look for garbage in it takes a tenth of the start
-    from exporter import commands  # noqa: PLC0415 - half a second, which --help and a wrong flag do not need
+    with garbage_collector.paused():
+        from exporter import commands  # noqa: PLC0415 - half a second, which --help and a wrong flag do not need
 
-    gc.enable()
     try:
         commands.COMMANDS[flags.command](flags)
     except commands.ConfigError as error:

@@ -5,12 +5,11 @@ used after its end. How it works inside is each part's own affair.
 """
 
 import asyncio
-import gc
 import logging
 import resource
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, time
@@ -27,6 +26,7 @@ from exporter.discovery import Discoverer, merge, select
 from exporter.error_log import ErrorLog
 from exporter.exposition import Exposition
 from exporter.families import FAMILIES, JOURNAL_FAMILIES
+from exporter.garbage_collector import GarbageCollector
 from exporter.gate import Gate
 from exporter.log import count_dropped, fields
 from exporter.plan import Budget, Plan
@@ -49,7 +49,6 @@ STOPPED_SECONDS = 30.0
 """Time without a tick of the polling clock after which it counts as stopped."""
 DRAIN_SECONDS = 2.0
 """What polls in flight may still take when the daemon is told to end."""
-SETTLE_SECONDS = 86_400.0
 LOOK_SECONDS = 2.0
 """Between two looks at the files of the web configuration."""
 NOTE_TIMES_SECONDS = 60.0
@@ -83,20 +82,6 @@ class _Discovered:
     """Those that do not meet all conditions of the configuration."""
     number_selected: Mapping[str, int] = field(default_factory=dict)
     """How many scale sets are selected in each subscription, of all shards."""
-
-
-@contextmanager
-def _uncollected(*, many: bool) -> Iterator[None]:
-    """Keep the garbage collector from what is made here where it is much and to stay, now and ever after."""
-    if not many:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 async def run(
@@ -198,10 +183,10 @@ class Daemon:
         """The shortest interval that Azure grants, and the configured ones below it, as they were logged."""
         self._wall_clock = WallClock()
         self._ticked_at: float | None = None
+        self._garbage_collector = GarbageCollector()
         self._applying, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._server: Server | None = None
         self._started = self._was_ready = self._draining = False
-        self._settled, self._settled_at = 0, self._clock()
         self._telemetry.shard.set(shard.number)
         self._telemetry.total_shards.set(shard.total)
 
@@ -299,6 +284,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Begin to search and to poll; raises ``OSError`` where the journal cannot be used."""
+        self._garbage_collector.start()
         if self._recorder is not None:
             await self._recorder.open()
             self._schedule.every(RING_SECONDS, "journal", self._recorder.ring)
@@ -307,7 +293,7 @@ class Daemon:
         self._schedule.every(RING_SECONDS, "tick", self._tick)
         self._schedule.every(RING_SECONDS, "expire", self._expire)
         self._schedule.every(RING_SECONDS, "join", self._join)
-        self._schedule.every(RING_SECONDS, "settle", self._settle)
+        self._schedule.every(RING_SECONDS, "tidy", self._tidy)
         watchdog = service_manager.watchdog_seconds() if self._lasting else None
         if watchdog is not None:
             self._schedule.every(watchdog / 2, "watchdog", _tell_alive)
@@ -350,6 +336,7 @@ class Daemon:
             await self._server.stop()
         await self._client.close()
         await self._credential.close()
+        self._garbage_collector.stop()
 
     async def apply(self, config: Config | None = None) -> None:
         """Change the world to what is wanted now, by the configuration given or in force and by what was found."""
@@ -488,22 +475,22 @@ class Daemon:
         for scale_set in change.gone:
             self._plans[scale_set.subscription_id].remove(scale_set.id)
         await self._poller.retire(scale_set.id for scale_set in change.gone)
-        with _uncollected(many=len(change.new) > APPLIED_AT_ONCE):
-            for part in change.parts(APPLIED_AT_ONCE):
-                remembered = await self._remembered(part.new)
-                self._store.apply(part)
-                now = self._clock()
-                for scale_set in part.changed:
-                    self._plan(scale_set.subscription_id).change(scale_set.id, scale_set.interval, now)
-                for scale_set in part.new:
-                    self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
-                for scale_set in part.changed + part.new:
-                    interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
-                    before = self._store[scale_set.id]
-                    known = replace(remembered.get(scale_set.id, before), interval=interval)
-                    if known != before:
-                        self._store.write(known)
-                await asyncio.sleep(0)
+        for part in change.parts(APPLIED_AT_ONCE):
+            remembered = await self._remembered(part.new)
+            self._store.apply(part)
+            now = self._clock()
+            for scale_set in part.changed:
+                self._plan(scale_set.subscription_id).change(scale_set.id, scale_set.interval, now)
+            for scale_set in part.new:
+                self._plan(scale_set.subscription_id).add(scale_set.id, scale_set.interval, now)
+            for scale_set in part.changed + part.new:
+                interval = self._plan(scale_set.subscription_id).interval(scale_set.id)
+                before = self._store[scale_set.id]
+                known = replace(remembered.get(scale_set.id, before), interval=interval)
+                if known != before:
+                    self._store.write(known)
+            self._garbage_collector.tidy()
+            await asyncio.sleep(0)
         for subscription_id in self._subscriptions - {each.id for each in self._config.subscriptions}:
             self._subscriptions.discard(subscription_id)
             self._schedule.cancel(f"poll {subscription_id}")
@@ -580,17 +567,8 @@ class Daemon:
         for _ in self._store.join():
             await asyncio.sleep(0)
 
-    async def _settle(self) -> None:
-        """Keep the garbage collector out of what is here to stay.
-
-        Its full rounds would stop the event loop for a microsecond an object, a fifth of a second at 10,000 scale sets.
-        Histories die by their reference counts, so nothing is lost in sparing them; what is garbage in a cycle at this
-        very moment is kept for good, so it is done only when the fleet known has grown by a tenth, and once a day.
-        """
-        known = sum(snapshot.history is not None for snapshot in self._store.snapshots())
-        if known > self._settled * 1.1 or self._clock() > self._settled_at + SETTLE_SECONDS:
-            self._settled, self._settled_at = known, self._clock()
-            gc.freeze()
+    async def _tidy(self) -> None:
+        self._garbage_collector.tidy()
 
     def _tell(self, scale_sets: tuple[ScaleSet, ...], discovered: _Discovered) -> None:
         """Say what is polled now, what was found, and what could not be granted."""

@@ -34,7 +34,17 @@ LAYERS = (
         "snapshot",
     },
     {"document", "error_log", "history", "journal_file", "pace", "tls", "wall_clock"},
-    {"address", "label_limits", "log", "log_writer", "redaction", "scale_set", "signals", "slices"},
+    {
+        "address",
+        "garbage_collector",
+        "label_limits",
+        "log",
+        "log_writer",
+        "redaction",
+        "scale_set",
+        "signals",
+        "slices",
+    },
 )
 """Who stands higher may import who stands lower, and nobody else."""
 
