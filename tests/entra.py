@@ -54,17 +54,18 @@ def _pem(*parts: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | x509.Certifica
 
 
 class Authority:
-    """A certificate authority."""
+    """A certificate authority; an old one leaves out what Python demands from 3.13 on."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, old: bool = False) -> None:
         self._name = name
+        self._old = old
         self._key = ec.generate_private_key(ec.SECP256R1())
-        basic = x509.BasicConstraints(ca=True, path_length=None)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         builder = _named(name, name, self._key)
-        self._certificate = (
-            builder.add_extension(basic, True).add_extension(usage, True).sign(self._key, hashes.SHA256())
-        )
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=not old)
+        if not old:
+            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+            builder = builder.add_extension(usage, True)
+        self._certificate = self._identified(builder, self._key).sign(self._key, hashes.SHA256())
         self.pem = _pem(self._certificate).decode()
 
     def server(self) -> ssl.SSLContext:
@@ -73,13 +74,23 @@ class Authority:
         names = [*(x509.DNSName(host) for host in HOSTS), x509.IPAddress(ip_address("127.0.0.1"))]
         builder = _named(HOSTS[0], self._name, key)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
-        certificate = builder.sign(self._key, hashes.SHA256())
+        certificate = self._identified(builder, key).sign(self._key, hashes.SHA256())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with TemporaryDirectory() as folder:
             file = Path(folder, "server.pem")
             file.write_bytes(_pem(key, certificate))
             context.load_cert_chain(file)
         return context
+
+    def _identified(
+        self, builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey
+    ) -> x509.CertificateBuilder:
+        """Add the identifiers of the key that signs, and of the one that is signed for."""
+        if self._old:
+            return builder
+        ours = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        theirs = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        return builder.add_extension(ours, False).add_extension(theirs, False)
 
 
 @cache

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 import re
+import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +119,20 @@ class _Ask:
 stamina.instrumentation.set_on_retry_hooks([])  # retries are counted here, under our names
 
 
+def check_certificates_alike() -> None:
+    """Have aiohttp check certificates by the same rules whatever Python runs, for signing in as for requests.
+
+    From 3.13 on Python refuses authorities that do not keep to RFC 5280 to the letter, such as those without a key
+    identifier. Many a TLS-inspecting proxy has one, and whoever runs the exporter can seldom replace it. Python before
+    3.13, curl and Go accept them; signatures, names and dates are checked all the same. An intermediate authority that
+    is trusted by name counts as Python 3.13 has it.
+    """
+    context = aiohttp.connector._SSL_CONTEXT_VERIFIED  # noqa: SLF001 - azure-identity has no setting for it
+    if context is not None:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+
+
 class Client:
     """A session with Resource Manager. Made inside the event loop."""
 
@@ -131,6 +146,7 @@ class Client:
         self._list_turns: dict[str, Turns] = {}
         self._share = 1.0
         self._scopes: dict[str, set[str]] = {}
+        check_certificates_alike()
         proxy = proxy_for(cloud.endpoint)
         self.proxy_headers = None if proxy is None else proxy.headers
         self.large_answers = asyncio.Lock()
