@@ -67,6 +67,11 @@ class _Queueing(logging.Handler):
         """Format the record at once, as what it refers to may change, and write it later."""
         self.writer.put(self.format(record))
 
+    def close(self) -> None:
+        """End the writer's thread; the next ``configure`` calls this."""
+        self.writer.close()
+        super().close()
+
     def _report(self, lines: int) -> str:
         values: dict[str, object] = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
         return self.format(

@@ -36,6 +36,7 @@ class LogWriter:
         """Dropped lines that no line reports yet."""
         self._uncounted = 0
         """Dropped lines that nobody counted."""
+        self._closed = False
         self._count: Callable[[int], object] | None = None
         Thread(target=self._write_lines, name="log", daemon=True).start()
 
@@ -53,6 +54,12 @@ class LogWriter:
         """Wait until every line is written, at most so long; return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines, seconds)
+
+    def close(self) -> None:
+        """End the thread once every line is written; nothing is put any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def count_dropped(self, count: Callable[[int], object]) -> None:
         """Call ``count`` with a number of lines whenever some are dropped, and for those dropped before now; in any thread."""
@@ -82,7 +89,9 @@ class LogWriter:
     def _write_lines(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines)
+                self._changed.wait_for(lambda: self._lines or self._closed)
+                if not self._lines:
+                    return
                 data, reported = self._lines[0]
             written = self._write(data)
             with self._changed:

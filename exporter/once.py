@@ -81,8 +81,8 @@ def draw(terminal: TextIO, done: int, of: int, what: str, *, last: bool = False)
         width = min(BAR_WIDTH, room - len("[] ") - len(text))
         filled = width * done // of if of else 0
         line = f"[{'#' * filled}{'.' * (width - filled)}] {text}" if width > 0 else text[:room]
-        terminal.write(f"\x1b[2K{line}{chr(10) if last else chr(13)}")
-        terminal.flush()
+        # Past Python's buffer, which a signal's handler must not touch when the signal interrupted a write to it.
+        os.write(terminal.fileno(), f"\x1b[2K{line}{chr(10) if last else chr(13)}".encode())
 
 
 def _columns(terminal: TextIO) -> int:

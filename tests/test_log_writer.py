@@ -92,15 +92,24 @@ def test_a_pipe_without_a_reader_drops_the_lines_and_raises_nothing():
     reader, end = os.pipe()
     os.close(reader)
     dropped: list[int] = []
-    threads = threading.active_count()
     writer = LogWriter(end, report)
     writer.count_dropped(dropped.append)
     for _ in range(3):
         writer.put("lost")
         assert writer.flush(60)
     assert dropped == [1, 1, 1]
-    assert threading.active_count() == threads + 1, "the thread goes on"
     os.close(end)
+
+
+def test_its_thread_ends_with_it_once_all_is_written(pipe: tuple[int, int]):
+    before = set(threading.enumerate())
+    writer = LogWriter(pipe[1], report)
+    (thread,) = set(threading.enumerate()) - before
+    writer.put("last")
+    writer.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert os.read(pipe[0], 1000) == b"last\n"
 
 
 def test_lines_that_fail_are_told_once_writing_works_again():

@@ -1,7 +1,6 @@
 """`once`: everything polled, the exposition written whole, and the exit code."""
 
 import asyncio
-import io
 import os
 import pty
 import signal
@@ -19,11 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.once import draw, opened, raise_for
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, config_for, hanging, running
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -152,17 +146,22 @@ def test_a_file_that_a_signal_interrupts_leaves_the_old_one_and_nothing_else(
 
 
 def test_progress_is_drawn_where_somebody_looks():
-    terminal, pipe = Terminal(), io.StringIO()
-    draw(terminal, 3, 12, "polled")
-    draw(terminal, 12, 12, "polled", last=True)
-    draw(terminal, 0, 0, "polled")
-    draw(pipe, 3, 12, "polled")
-    assert terminal.getvalue() == (
-        f"\x1b[2K[{'#' * 10}{'.' * 30}] 3 of 12 polled\r"
-        f"\x1b[2K[{'#' * 40}] 12 of 12 polled\n"
-        f"\x1b[2K[{'.' * 40}] 0 of 0 polled\r"
-    )
-    assert pipe.getvalue() == ""
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
+        draw(terminal, 3, 12, "polled")
+        draw(terminal, 12, 12, "polled", last=True)
+        draw(terminal, 0, 0, "polled")
+        assert screen.read(1000).decode() == (
+            f"\x1b[2K[{'#' * 10}{'.' * 30}] 3 of 12 polled\r"
+            f"\x1b[2K[{'#' * 40}] 12 of 12 polled\r\n"
+            f"\x1b[2K[{'.' * 40}] 0 of 0 polled\r"
+        )
+
+
+def test_progress_is_not_drawn_into_a_file(tmp_path: Path):
+    with (tmp_path / "log").open("w") as log:
+        draw(log, 3, 12, "polled")
+    assert (tmp_path / "log").read_text() == ""
 
 
 @pytest.mark.parametrize(
