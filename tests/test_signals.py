@@ -161,6 +161,14 @@ asyncio.run(listen())
 """
 
 
+IGNORING = """
+import os, signal, sys
+for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(signum, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @asynccontextmanager
 async def a_listener() -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
     """Start a process that only says what it hears, and takes an hour to stop."""
@@ -197,7 +205,7 @@ async def test_a_second_sigterm_does_not_as_timeout_sends_two():
 
 async def test_ignored_signals_that_were_inherited_are_handled_all_the_same():
     process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", 'trap "" INT TERM HUP; exec "$@"', "sh", sys.executable, "-c", LISTENING),
+        *(sys.executable, "-c", IGNORING, sys.executable, "-c", LISTENING),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
