@@ -1,5 +1,5 @@
 # Each target works as the first command on a fresh clone: it sets up what it needs.
-.PHONY: demo test deploy-check image-check unit-check chart lint format bench chaos soak coverage mutants readme licences \
+.PHONY: demo test deploy-check python-check image-check unit-check chart lint format bench chaos soak coverage mutants readme licences \
 	dashboards pictures status-pictures sbom lock
 .DELETE_ON_ERROR:
 
@@ -19,7 +19,11 @@ test: .venv/test .venv/packages .venv/bin/helm lint
 deploy-check: .venv/test .venv/packages .venv/bin/helm
 	$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
 
-# The image, really built and run; as root on Debian, as it needs namespaces.
+# The tests that need nothing but Python, for PYTHON=python3.14 and the like.
+python-check: .venv/test
+	$(BIN)/pytest --ignore=tests/chaos --ignore=tests/deploy --ignore=tests/e2e --ignore=tests/supply $(PYTEST_ARGS)
+
+# The image, really built, tested with its own Python, and run; as root on Debian, as it needs namespaces.
 image-check: .venv/test
 	tests/debian-packages buildah crun mmdebstrap netavark podman
 	unshare --mount $(BIN)/python -m tests.deploy.image

@@ -1,4 +1,4 @@
-"""``make image-check``: build the image with buildah, look what is in it, and run it as a cluster would.
+"""``make image-check``: build the image with buildah, look what is in it, test it, and run it as a cluster would.
 
 For a machine without a container engine and without a registry: the base image is put together from Debian's packages
 by mmdebstrap, as Debian's own ``trixie-slim`` is; all else is what ``docker build`` does with the same Dockerfile. The
@@ -29,6 +29,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BASE = "docker.io/library/debian:trixie-slim"
 IMAGE = "localhost/vmss-upgrade-exporter"
+WORKSHOP = "localhost/workshop"
+NEED_MORE_THAN_PYTHON = ("chaos", "deploy", "e2e", "supply")
+"""Folders of tests that drive Debian's programs, or look at what an image has not."""
+PYTEST = "import sys; sys.path.append('/packages'); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 SHARDS = {"exporter-0": "127.0.0.1:9847", "exporter-1": "127.0.0.1:9848"}
 SCALE_SETS = 12
@@ -59,6 +63,7 @@ def main() -> None:
         print(f"base {based - started:.0f} s, build {time.monotonic() - based:.0f} s")
         try:
             look_inside(engine)
+            engine.test()
             run(engine)
         finally:
             engine.podman("rm", "--all", "--force")
@@ -100,8 +105,44 @@ class Engine:
             "--pull-never",
             "--format=docker",
             f"--build-arg=BASE={BASE}",
+            "--layers",
+            f"--file={ROOT / 'deploy/Dockerfile'}",
         ]
-        self.buildah("bud", *flags, f"--file={ROOT / 'deploy/Dockerfile'}", f"--tag={IMAGE}", ROOT)
+        self.buildah("bud", *flags, "--target=workshop", f"--tag={WORKSHOP}", ROOT)
+        self.buildah("bud", *flags, f"--tag={IMAGE}", ROOT)
+
+    def test(self) -> None:
+        """Run the tests that need Python only, in the image, on the dependencies that it ships.
+
+        What tests need beside these the workshop installs, which has pip; it is mounted, and comes last on Python's path.
+        """
+        packages, workshop = self._folder / "packages", self.buildah("from", "--pull-never", WORKSHOP)
+        packages.mkdir()
+        mounts = [f"--volume={packages}:/packages", f"--volume={ROOT / 'tests'}:/tests:ro"]
+        install = (
+            "python3.13 -m venv /tmp/pip; /tmp/pip/bin/pip install --no-cache-dir --only-binary=:all: "
+            "--require-hashes --target=/packages --requirement=/tests/requirements.txt"
+        )
+        flags = ["--isolation=chroot", "--network=host", *mounts]
+        self.buildah("run", *flags, workshop, "--", "sh", "-euc", install)
+        flags = [
+            "--rm",
+            "--network=host",
+            "--cgroups=disabled",
+            "--read-only",
+            "--cap-drop=all",
+            "--tmpfs=/tmp",
+            f"--volume={packages}:/packages:ro",
+            f"--volume={ROOT}:/source:ro",
+            "--workdir=/source",
+            "--env=PYTHONDONTWRITEBYTECODE=1",
+            "--env=HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis",
+            f"--entrypoint={json.dumps(['/opt/exporter/bin/python', '-c', PYTEST])}",
+        ]
+        ignored = [f"--ignore=tests/{folder}" for folder in NEED_MORE_THAN_PYTHON]
+        arguments = ["-q", "-pno:cacheprovider", *ignored]
+        done = subprocess.run([*self._podman, "run", *flags, IMAGE, *arguments], check=False)
+        assert done.returncode == 0, "the tests fail in the image"
 
     @contextmanager
     def service(self, name: str) -> Iterator[subprocess.Popen[bytes]]:

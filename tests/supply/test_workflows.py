@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for(path: Path):
 def test_an_action_has_one_version():
     uses = {use for path in WORKFLOWS for use in re.findall(r"uses: (actions/.*)", path.read_text())}
     assert len({use.partition("@")[0] for use in uses}) == len(uses)
+
+
+def test_every_supported_version_of_python_is_tested():
+    jobs = yaml.safe_load((GITHUB / "workflows/ci.yml").read_text())["jobs"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    supported = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert supported == jobs["python"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert project["requires-python"] == ">=3.11"
 
 
 def test_only_what_passed_the_tests_is_published():
