@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 from time import time
 
 from exporter import daemon, signals
@@ -148,7 +149,8 @@ def demo(flags: Namespace) -> None:
     async def demonstrate() -> None:
         async with _simulated_azure(flags) as (fleet, url):
             # Where azure-identity's managed identity looks for its token, as on App Service.
-            os.environ.update(IDENTITY_ENDPOINT=f"{url}/token", IDENTITY_HEADER="simulator")
+            # The header is a secret, which the log masks: so it must be no word that a log line may have.
+            os.environ.update(IDENTITY_ENDPOINT=f"{url}/token", IDENTITY_HEADER=token_urlsafe())
             folder = tempfile.mkdtemp()
             with signals.cleaning_up(partial(shutil.rmtree, folder)):
                 flags.config_file = Path(folder, "config.yaml")
