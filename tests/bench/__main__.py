@@ -9,6 +9,7 @@ from time import monotonic
 
 from .alert import alert
 from .backfill import backfill
+from .bomb import bomb
 from .detection import detection
 from .journal import journal
 from .loop import loop
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
     "slow": slow,
     "page": page,
     "backfill": backfill,
+    "bomb": bomb,
 }
 NOTE = """Costs are processor time (user and system) unless they are called otherwise, medians of measurements taken
 in turn with the reference's on the same machine; detection is in simulated time, recovery in real time. Ratios carry over to other machines, times do not. A scrape ends

@@ -48,8 +48,8 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def memory_mib(process_id: int, kind: str) -> float:
-    """Return the memory of a process that runs: ``VmHWM`` at its peak, ``VmRSS`` now."""
-    for entry in Path(f"/proc/{process_id}/status").read_text().splitlines():
+    """Return the memory of a process that runs: ``VmHWM`` at its peak, ``VmRSS`` now. 0 is this process."""
+    for entry in Path(f"/proc/{process_id or 'self'}/status").read_text().splitlines():
         if entry.startswith(f"{kind}:"):
             return int(entry.split()[1]) / 1024
     raise SystemExit(f"no {kind} here: memory is measured on Linux only")
