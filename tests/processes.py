@@ -37,6 +37,24 @@ def debian_library(package: str, name: str) -> Path:
     return path
 
 
+def set_clock(file: Path, ahead: float) -> None:
+    """Let the wall clock of programs with ``steppable_clock`` be ahead of the true time by so many seconds, from now on."""
+    new = file.with_suffix(".new")
+    new.write_text(f"{ahead:+.0f}\n")
+    new.replace(file)  # as it may be read at any moment
+
+
+def steppable_clock(file: Path) -> dict[str, str]:
+    """Return the environment of a program whose wall clock goes by a file, and whose monotonic clock stays true."""
+    return {
+        "LD_PRELOAD": str(debian_library("faketime", "libfaketimeMT.so.1")),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",  # seconds between two readings of the file
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
 def free_address() -> str:
     """Return an address of this machine that nobody listens on."""
     with socket() as free:

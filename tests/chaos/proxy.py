@@ -31,6 +31,8 @@ class Exchange:
     random: Random
     trap: str
     """The URL of a server that nobody must ever ask for anything."""
+    earlier: bytes
+    """The answer to an earlier request, which may have been about another scale set."""
 
     def part(self) -> bytes:
         """Return a beginning of the answer."""
@@ -112,6 +114,27 @@ async def says_it_twice(exchange: Exchange) -> bool:
     return True
 
 
+async def answers_once_more(exchange: Exchange) -> bool:
+    """Send an earlier answer behind the true one, with nothing that shows to which request it belongs."""
+    await exchange.send(exchange.answer + _ID.sub(b"", exchange.earlier))
+    return True
+
+
+async def answers_once_more_later(exchange: Exchange) -> bool:
+    """Send earlier answers some time after the true one: the connection is idle then, or has been used again."""
+    await exchange.send(exchange.answer)
+    await asyncio.sleep(exchange.random.choice((0.01, 0.2, 0.8)))
+    extra = exchange.earlier * exchange.random.randint(1, 3)
+    half = len(extra) // exchange.random.choice((1, 2))
+    await exchange.send(extra[:half])
+    await asyncio.sleep(0.01)
+    await exchange.send(extra[half:])
+    return True
+
+
+_ID = re.compile(rb"(?i)\r\nx-ms-client-request-id:[^\r]*")
+
+
 async def says_more_than_announced(exchange: Exchange) -> bool:
     await exchange.send(exchange.answer + b'{"value":[]}')
     return True
@@ -180,6 +203,8 @@ FAULTS: dict[str, Fault] = {
     "babbles": babbles,
     "says it twice": says_it_twice,
     "says more than announced": says_more_than_announced,
+    "answers once more": answers_once_more,
+    "answers once more later": answers_once_more_later,
     "sends it in chunks": sends_it_in_chunks,
     "compresses": compresses,
     "leads elsewhere": leads_elsewhere,
@@ -197,12 +222,28 @@ FAULTS: dict[str, Fault] = {
     ),
     "403": answers("403 Forbidden", b'{"error":{"code":"AuthorizationFailed","message":"No."}}'),
     "404": answers("404 Not Found", b'{"error":{"code":"ResourceNotFound","message":"No."}}'),
+    "404 of a gateway": answers("404 Not Found", GATEWAY, "Content-Type: text/html"),
+    "404 of the subscription": answers("404 Not Found", b'{"error":{"code":"SubscriptionNotFound"}}'),
+    "404 of the resource type": answers("404 Not Found", b'{"error":{"code":"InvalidResourceType"}}'),
     "429": answers("429 Too Many Requests", b"", "Retry-After: 1"),
     "500": answers("500 Internal Server Error"),
     "502": answers("502 Bad Gateway", GATEWAY, "Content-Type: text/html"),
     "503": answers("503 Service Unavailable", b"", "Retry-After: 1"),
     "504": answers("504 Gateway Timeout"),
 }
+
+
+def issues(token: object) -> Fault:
+    return says({"access_token": token, "expires_on": "4102444800", "resource": "r", "token_type": "Bearer"})
+
+
+IDENTITY_FAULTS = FAULTS | {
+    "blank token": issues(" "),
+    "token of two lines": issues("one\r\nX-Injected: two"),
+    "token that is a number": issues(7),
+    "token of 70,000 characters": issues("x" * 70_000),
+}
+"""What can become of an answer of the identity endpoint."""
 
 
 # --- The weather
@@ -219,18 +260,17 @@ class Weather:
 
 
 CALM = Weather("calm", 0.0)
-WEATHERS = (
-    Weather("fair", 0.05),
-    Weather("rain", 0.3),
-    Weather("storm", 0.8),
-    Weather("dark", 1.0, reachable=False),
-)
+DARK = Weather("dark", 1.0, reachable=False)
+CHAOS = Weather("chaos", 1.0)
+WEATHERS = (Weather("fair", 0.05), Weather("rain", 0.3), Weather("storm", 0.8), DARK)
 
 
 class Proxy:
     """Stands before ``upstream`` (host, port), which answers with a length and never in chunks."""
 
-    def __init__(self, upstream: tuple[str, int], random: Random, trap: str) -> None:
+    def __init__(
+        self, upstream: tuple[str, int], random: Random, trap: str, faults: dict[str, Fault] = FAULTS
+    ) -> None:
         self.weather = CALM
         self.drawn: Counter[str] = Counter()
         """How often each fault befell an answer."""
@@ -238,6 +278,8 @@ class Proxy:
         self._upstream = upstream
         self._random = random
         self._trap = trap
+        self._faults = tuple(faults.items())
+        self._earlier = b""
         self._connections: set[asyncio.StreamWriter] = set()
 
     async def change(self, seconds: float) -> None:
@@ -273,9 +315,10 @@ class Proxy:
         answer = await self._ask(request)
         name, fault = "passes", _PASSES
         if self._random.random() < self.weather.share:
-            name, fault = self._random.choice(tuple(FAULTS.items()))
+            name, fault = self._random.choice(self._faults)
         self.drawn[name] += 1
-        return await fault(Exchange(request, answer, reader, writer, self._random, self._trap))
+        earlier, self._earlier = self._earlier or answer, answer
+        return await fault(Exchange(request, answer, reader, writer, self._random, self._trap, earlier))
 
     async def _ask(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self._upstream)
@@ -294,10 +337,12 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def proxied(url: str, random: Random, trap: str) -> AsyncIterator[tuple[Proxy, str]]:
+async def proxied(
+    url: str, random: Random, trap: str, faults: dict[str, Fault] = FAULTS
+) -> AsyncIterator[tuple[Proxy, str]]:
     """Run a proxy before ``url``; yield it and its own URL."""
     host, _, port = url.removeprefix("http://").rpartition(":")
-    proxy = Proxy((host, int(port)), random, trap)
+    proxy = Proxy((host, int(port)), random, trap, faults)
     async with listening(proxy.connected) as address:
         try:
             yield proxy, address

@@ -1,8 +1,9 @@
 """One run of chaos: bad times and calm ones in turn, and what is found wrong in them.
 
-In a round the weather between the exporter and Azure changes, scale sets come and go, permissions and tokens are
-taken away and given back, configurations come in, good and bad, certificates are renewed, and Prometheus scrapes all the
-while, over TLS and with a password. Then it is calm: what is shown must become what Azure knows, and the process must
+In a round the weather between the exporter and Azure changes, and that between the exporter and the identity endpoint.
+Scale sets come and go, permissions and tokens are taken away and given back, configurations come in, good and bad,
+certificates are renewed, the wall clock steps, the journal's file is damaged, and Prometheus scrapes all the while, over
+TLS and with a password. Then it is calm: what is shown must become what Azure knows, and the process must
 hold no more than after the first rounds. Azure's clock stands still in each calm at the same moment, so that what the
 exporter knows is the same to the byte; only its journal has seen more.
 """
@@ -10,6 +11,7 @@ exporter knows is the same to the byte; only its journal has seen more.
 import asyncio
 import os
 import re
+import shutil
 import ssl
 import tempfile
 from collections import Counter
@@ -30,9 +32,9 @@ from exporter.simulator import server
 from exporter.simulator.fleet import Fleet, ScaleSet
 from exporter.simulator.server import Simulator, running
 from tests.certificates import Authority
-from tests.chaos.proxy import CALM, Proxy, Trap, listening, proxied
+from tests.chaos.proxy import CALM, CHAOS, DARK, IDENTITY_FAULTS, Proxy, Trap, listening, proxied
 from tests.e2e.test_end_to_end import FORMATS, OF_POLLS, Samples, about_scale_sets, samples_of, truth
-from tests.processes import Exporter, exporter
+from tests.processes import Exporter, exporter, set_clock, steppable_clock
 from tests.watched import Figures, told
 
 SCALE_SETS = 48
@@ -57,12 +59,15 @@ Short runs were seen to end with up to 3700 blocks more, with and without a jour
 """
 REST_SECONDS = 1.0
 """In which polls and searches that were under way come to their end."""
+UPGRADE = "azure_vmss_os_upgrade"
 COUNTED = "azure_vmss_os_upgrade_upgrades_total"
 INTERVALS = (1.0, 2.0)
 """Of a calm, for scale sets with an upgrade under way and for others."""
 GENEROUS = 1000
 """As many times what Azure grants, as a second stands for many minutes."""
 USER, PASSWORD = "prometheus", "chaos"
+CLOCK_STEPS = (0.0, -40.0, -2 * 3600.0, -30 * 86_400.0, 2 * 3600.0, 400 * 86_400.0, 4000 * 86_400.0)
+"""Seconds by which the exporter's wall clock may be ahead of the true time."""
 WRONG_FILES = ("subscriptions: 7\n", "subscriptions: [\n", "pollin: {}\nsubscriptions: []\n", "")
 
 
@@ -142,6 +147,7 @@ class World:
     fleet: Fleet
     simulator: Simulator
     proxy: Proxy
+    identity: Proxy
     endpoint: str
     file: Path
     random: Random
@@ -153,7 +159,7 @@ class World:
     scraping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Who has it keeps scrapes waiting."""
     counted: Samples = field(default_factory=dict)
-    """What the journal had counted in the calm before."""
+    """What the journal had counted in the calm before; empty when its file was damaged since."""
 
     def clock(self) -> float:
         return self.still + (0.0 if self.running_since is None else monotonic() - self.running_since)
@@ -186,7 +192,7 @@ class World:
             f"cloud: {{endpoint: '{self.endpoint}', audience: '{self.endpoint}', authority: '{self.endpoint}'}}",
             "credential: {kind: managed_identity}",
             f"polling: {{{polling}, budget_share: 1.0}}",
-            f"journal: {{path: '{self.file.with_name('journal.sqlite')}'}}",
+            f"journal: {{path: '{self.journal}'}}",
             "subscriptions:",
         ]
         for part in subscriptions:
@@ -206,6 +212,14 @@ class World:
                     for each in here
                 ]
         return "\n".join(lines) + "\n"
+
+    @property
+    def journal(self) -> Path:
+        return self.file.with_name("journal.sqlite")
+
+    def step_clock(self, ahead: float) -> None:
+        """Let the exporter's wall clock be ahead of the true time by so many seconds."""
+        set_clock(self.file.with_name("clock"), ahead)
 
     def write(self, text: str) -> None:
         beside = self.file.with_suffix(".new")
@@ -267,8 +281,17 @@ class World:
 
 
 def comparable(samples: Samples) -> Samples:
-    """Return what can be compared with what Azure knows: that all is ``up`` and there is no ``poll_error``, too."""
-    return {key: value for key, value in about_scale_sets(samples).items() if key[0] != COUNTED}
+    """Return what can be compared with what Azure knows: that all is ``up`` and there is no ``poll_error``, too.
+
+    An active upgrade may have been seen first while the wall clock was wrong: any time counts as its start.
+    """
+    shown = {key: value for key, value in about_scale_sets(samples).items() if key[0] != COUNTED}
+    for name, labels in shown:
+        start = samples.get((f"{UPGRADE}_start_timestamp_seconds", labels))
+        active = (f"{UPGRADE}_end_timestamp_seconds", labels) not in samples
+        if name == f"{UPGRADE}_last_progress_timestamp_seconds" and active and start is not None:
+            shown[name, labels] = start
+    return shown
 
 
 def stale(samples: Samples, since: float) -> list[str]:
@@ -315,6 +338,20 @@ async def _trouble(world: World, until: float) -> None:
     async def token_revoked() -> None:
         simulator.revoke_tokens(random.choice((None, '{"access_token":{"nbf":{"value":"1"}}}')))
 
+    async def identity_fails() -> None:
+        world.identity.weather = random.choice((DARK, CHAOS))
+        world.identity.hang_up()
+        simulator.revoke_tokens()
+        await asyncio.sleep(random.uniform(0.2, 2.0))
+        world.identity.weather = CALM
+
+    async def clock_steps() -> None:
+        world.step_clock(random.choice(CLOCK_STEPS))
+
+    async def journal_damaged() -> None:
+        random.choice((_delete, _overwrite, _truncate, _replace))(world.journal, random)
+        world.counted = {}
+
     async def file_changed() -> None:
         world.write(world.configuration(random))
         world.daemon.process.send_signal(SIGHUP)
@@ -338,23 +375,51 @@ async def _trouble(world: World, until: float) -> None:
                 world.report.faults.append(f"a wrong password was answered {response.status}")
 
     async def rude_scrape() -> None:
-        parts = urlsplit(world.daemon.url)
-        secure = random.choice((None, world.trust))
-        _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=secure)
-        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + random.choice((b"\r\n", b"Accept-Enc")))
-        await writer.drain()
-        await asyncio.sleep(random.choice((0.0, 0.005, 0.2)))
-        writer.transport.abort()
+        await _scrape_rudely(world)
 
     deeds: list[Callable[[], Awaitable[None]]] = [
         gone, gone, hidden, token_revoked, file_changed, file_posted, file_posted, wrong_file, certificate_renewed,
-        guess, rude_scrape, rude_scrape,
+        guess, rude_scrape, rude_scrape, identity_fails, clock_steps, clock_steps, journal_damaged,
     ]  # fmt: skip
     while monotonic() < until:
         deed = random.choice(deeds)
         await deed()
         world.report.done[deed.__name__.replace("_", " ")] += 1
         await asyncio.sleep(random.uniform(0.05, 0.4))
+
+
+async def _scrape_rudely(world: World) -> None:
+    """Ask for a scrape, and cut the connection before the answer is read."""
+    parts = urlsplit(world.daemon.url)
+    secure = world.random.choice((None, world.trust))
+    _, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=secure)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + world.random.choice((b"\r\n", b"Accept-Enc")))
+    await writer.drain()
+    await asyncio.sleep(world.random.choice((0.0, 0.005, 0.2)))
+    writer.transport.abort()
+
+
+def _delete(journal: Path, _: Random) -> None:
+    journal.unlink(missing_ok=True)
+
+
+def _overwrite(journal: Path, random: Random) -> None:
+    if journal.exists():
+        with journal.open("r+b") as file:
+            file.seek(random.randrange(100, max(101, journal.stat().st_size)))
+            file.write(random.randbytes(random.choice((1, 100, 4096))))
+
+
+def _truncate(journal: Path, random: Random) -> None:
+    if journal.exists():
+        os.truncate(journal, random.randrange(journal.stat().st_size + 1))
+
+
+def _replace(journal: Path, _: Random) -> None:
+    if journal.exists():
+        beside = journal.with_suffix(".copy")
+        shutil.copy(journal, beside)
+        beside.rename(journal)
 
 
 async def _post(world: World, expected: int) -> None:
@@ -407,7 +472,10 @@ def _malformed(body: str, in_format: str) -> list[str]:
 
 async def _calm(world: World) -> None:
     """Let everything be well again; see that what is shown becomes true, and what the process then holds."""
-    world.proxy.weather = CALM
+    world.proxy.weather = world.identity.weather = CALM
+    world.step_clock(0.0)
+    for aside in world.journal.parent.glob("*.corrupt-*"):  # the exporter keeps ten
+        aside.unlink()
     world.running_since = None
     world.simulator.gone, world.simulator.hidden = set(), set()
     world.write(world.configuration())
@@ -481,11 +549,15 @@ async def _world(report: Report, folder: Path) -> AsyncIterator[World]:
         proxy, endpoint = await stack.enter_async_context(
             proxied(upstream, Random(random.random()), elsewhere)
         )
+        identity, identity_url = await stack.enter_async_context(
+            proxied(upstream, Random(random.random()), elsewhere, IDENTITY_FAULTS)
+        )
         world = World(
             report,
             fleet,
             simulator,
             proxy,
+            identity,
             endpoint,
             folder / "config.yaml",
             random,
@@ -503,15 +575,16 @@ async def _world(report: Report, folder: Path) -> AsyncIterator[World]:
                 HURRIED="1",
                 MALLOC_ARENA_MAX="1",
                 PYTHONWARNINGS="always::ResourceWarning",
-                IDENTITY_ENDPOINT=f"{endpoint}/token",
+                IDENTITY_ENDPOINT=f"{identity_url}/token",
                 IDENTITY_HEADER="chaos",
+                **steppable_clock(folder / "clock"),
             )
         )
         async with asyncio.timeout(READY_SECONDS):
             while (await world.get("/-/ready"))[0] != 200:
                 await asyncio.sleep(0.05)
         yield world
-        report.befell = proxy.drawn
+        report.befell = proxy.drawn + identity.drawn
         report.faults += [f"somebody came to where nobody must: {visit[:80]}" for visit in trap.visits]
 
 
@@ -546,7 +619,7 @@ async def chaos(seed: int, rounds: int, seconds: float, scrape_limit: float = SC
 
 def _is_defect(line: str) -> bool:
     if "level=error" in line:
-        return "configuration not reloaded" not in line
+        return not any(expected in line for expected in ("configuration not reloaded", 'msg="journal '))
     return any(
         word in line for word in ("Traceback", "Warning:", "never retrieved", "never awaited", "Unclosed")
     )

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.server import Simulator, answering, config_for, running
-from tests.processes import Exporter, debian_library, exporter
+from tests.processes import Exporter, exporter, set_clock, steppable_clock
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 DEADLINE_SECONDS = 120.0
@@ -25,13 +25,6 @@ STEPPED = "wall clock was stepped"
 
 Samples = dict[str, dict[str, float]]
 """Family, scale set (empty in families without that label), sum of the samples."""
-
-
-def set_clock(file: Path, ahead: float) -> None:
-    """Write libfaketime's setting; by renaming, as it may be read at any moment."""
-    new = file.with_suffix(".new")
-    new.write_text(f"{ahead:+.0f}\n")
-    new.replace(file)
 
 
 async def samples(daemon: Exporter) -> Samples:
@@ -58,7 +51,6 @@ def resident_bytes(daemon: Exporter) -> int:
 
 
 async def test_steps_of_the_wall_clock_delay_no_poll_and_lose_nothing(tmp_path: Path):
-    library = debian_library("faketime", "libfaketimeMT.so.1")
     clock, config = tmp_path / "clock", tmp_path / "config.yaml"
     set_clock(clock, 0.0)
     fleet = Fleet(epoch=time() - MINUTE, scale_sets=12)
@@ -71,11 +63,7 @@ async def test_steps_of_the_wall_clock_delay_no_poll_and_lose_nothing(tmp_path: 
             f"--config.file={config}",
             IDENTITY_ENDPOINT=f"{url}/token",
             IDENTITY_HEADER="simulator",
-            LD_PRELOAD=str(library),
-            FAKETIME_TIMESTAMP_FILE=str(clock),
-            FAKETIME_CACHE_DURATION="1",  # seconds between two readings of the file
-            FAKETIME_DONT_FAKE_MONOTONIC="1",
-            NO_FAKE_STAT="1",
+            **steppable_clock(clock),
         ) as daemon:
             await until(daemon, lambda now: now.get(UP) == dict.fromkeys(names, 1.0))
             simulator.fault(fleet.scale_sets[0].resource_id, answering(403))
