@@ -34,11 +34,11 @@ LAYERS = (
         "snapshot",
     },
     {"document", "error_log", "history", "journal_file", "pace", "tls", "wall_clock"},
+    {"log"},
     {
         "address",
         "garbage_collector",
         "label_limits",
-        "log",
         "log_writer",
         "redaction",
         "scale_set",
