@@ -153,7 +153,7 @@ class Connections:
             self._release(connection.network)
 
     def retire(self) -> None:
-        """Close what is idle now, and the others after their answer: what let them in has changed."""
+        """Close what waits between two requests now, and the others after their answer: what let them in has changed."""
         for connection in self._all():
             connection.retire()
 
@@ -210,7 +210,7 @@ class Connection(Protocol):
         self.network = ""
         """What it counts for, as ``network_of`` says."""
         self.retired = False
-        """Whether it is to be closed after the answer on its way."""
+        """Whether it is to be closed after its next answer."""
 
     # --- What the server within tells
 
@@ -228,9 +228,12 @@ class Connection(Protocol):
         self._connections.rest(self, served=served)
 
     def retire(self) -> None:
-        """Close now, or after the answer on its way."""
+        """Close now, or after the next answer where a request is expected, is on its way or is being answered.
+
+        A connection that was just opened would otherwise be cut off with its first request on the way.
+        """
         self.retired = True
-        if not self._answering and self._transport is not None:
+        if self._deadline is None and self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:

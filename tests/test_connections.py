@@ -520,12 +520,33 @@ async def test_a_certificate_that_changed_is_shown_and_idle_connections_end(conn
     async with serving(Gate(write(folder, WITH_TLS))) as (server, address):
         idle, shown = await connect(address, trusting(folder))
         before = shown.get_extra_info("peercert")["serialNumber"]
+        shown.write(HEALTHY)
+        await idle.readuntil(b"Healthy\n")
         Authority(folder).issue("server")
         await server.refresh()
         await server.refresh()
         assert await idle.read() == b""
         _, shown = await connect(address, trusting(folder))
         assert shown.get_extra_info("peercert")["serialNumber"] != before
+
+
+async def test_a_connection_that_has_yet_to_ask_when_a_certificate_changes_gets_one_answer(
+    connect: Connect, folder: Path
+):
+    async with serving(Gate(write(folder, WITH_TLS))) as (server, address):
+        reader, writer = await connect(address, trusting(folder))
+        half_asked, half_writer = await connect(address, trusting(folder))
+        half_writer.write(HEALTHY[:20])
+        await half_writer.drain()
+        Authority(folder).issue("server")
+        await server.refresh()
+        await server.refresh()
+        writer.write(HEALTHY)
+        half_writer.write(HEALTHY[20:])
+        for each in (reader, half_asked):
+            answer = await each.read()
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"Connection: close\r\n" in answer
 
 
 async def test_an_answer_on_its_way_when_a_certificate_changes_is_the_last_of_its_connection(
