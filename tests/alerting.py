@@ -4,7 +4,7 @@ Intervals are shortened and addresses replaced; rules, routes, groups and inhibi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from tests.processes import Exporter, exporter, free_address, prometheus, runnin
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 INTERVAL = "1s"
+TEAM = "storefront"
+"""The owner of every scale set."""
 KEPT_FIRING = "5s"
 """Longer than a scrape or two that a busy machine makes too late: nothing resolves for that."""
 
@@ -53,9 +55,11 @@ class Watch:
     def scale_sets(self) -> tuple[ScaleSet, ...]:
         return self.simulator.fleet.scale_sets
 
-    def end_upgrade(self, scale_set: ScaleSet, state: State, error: ApiError | None = None) -> None:
+    def end_upgrade(
+        self, scale_set: ScaleSet, state: State, error: ApiError | None = None, image: Image | None = None
+    ) -> None:
         """Make the scale set's latest upgrade one that has just ended in ``state``."""
-        self.simulator.histories[scale_set.resource_id.lower()] = (_ended(state, error),)
+        self.simulator.histories[scale_set.resource_id.lower()] = (_ended(state, error, image),)
 
     async def until_notified(self, status: str, **labels: str) -> Notified:
         """Wait for a notification that bears these labels, among others."""
@@ -69,16 +73,30 @@ class Watch:
 
 
 @asynccontextmanager
-async def watch(folder: Path, shards: int = 1) -> AsyncIterator[Watch]:
-    """Run everything until the block ends; when it begins, every scale set has been polled."""
+async def watch(
+    folder: Path,
+    shards: int = 1,
+    *,
+    max_age: str = "1h",
+    waits: str | None = None,
+    faulted_ago: float | None = None,
+) -> AsyncIterator[Watch]:
+    """Run everything until the block ends; when it begins, every scale set has been polled.
+
+    ``max_age`` is the exporter's ``polling.max_age``; ``waits`` is what every ``for`` of the rules becomes. With
+    ``faulted_ago`` the upgrade of the first scale set is Faulted, and ended so many seconds ago.
+    """
     simulator = Simulator(Fleet(epoch=time()))
     for scale_set in simulator.fleet.scale_sets:
         simulator.histories[scale_set.resource_id.lower()] = (_ended(State.COMPLETED),)
+    if faulted_ago is not None:
+        first = simulator.fleet.scale_sets[0].resource_id.lower()
+        simulator.histories[first] = (_ended(State.FAULTED, ago=faulted_ago),)
     notified: list[Notified] = []
     async with AsyncExitStack() as stack:
         azure = await stack.enter_async_context(running(simulator))
         config = folder / "config.yaml"
-        config.write_text(yaml.safe_dump(_exporter_config(simulator.fleet, azure)))
+        config.write_text(yaml.safe_dump(_exporter_config(simulator.fleet, azure, max_age)))
         exporters = []
         for shard in range(shards):
             flags = (f"--shard={shard}", f"--total-shards={shards}") if shards > 1 else ()
@@ -95,7 +113,7 @@ async def watch(folder: Path, shards: int = 1) -> AsyncIterator[Watch]:
         address, alertmanager_log = await stack.enter_async_context(alertmanager(folder, webhook))
         targets = [urlsplit(each.url).netloc for each in exporters]
         url, prometheus_log = await stack.enter_async_context(
-            prometheus(folder, _prometheus_config(folder, targets, address))
+            prometheus(folder, _prometheus_config(folder, targets, address, waits))
         )
         yield Watch(simulator, tuple(exporters), url, prometheus_log, alertmanager_log, notified)
 
@@ -160,7 +178,7 @@ async def _webhook(notified: list[Notified]) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def _exporter_config(fleet: Fleet, azure: str) -> dict[str, object]:
+def _exporter_config(fleet: Fleet, azure: str, max_age: str) -> dict[str, object]:
     """Name every scale set, and poll it as often as Azure allows."""
     members: dict[str, list[dict[str, str]]] = {}
     for scale_set in fleet.scale_sets:
@@ -169,20 +187,29 @@ def _exporter_config(fleet: Fleet, azure: str) -> dict[str, object]:
     return {
         "cloud": {"endpoint": azure, "audience": azure, "authority": azure},
         "credential": {"kind": "managed_identity"},
-        "polling": {"interval": "5s", "active_interval": "5s", "budget_share": 1.0},
-        "subscriptions": [{"id": key, "scale_sets": named} for key, named in members.items()],
+        "polling": {"interval": "5s", "active_interval": "5s", "budget_share": 1.0, "max_age": max_age},
+        "subscriptions": [
+            {"id": key, "scale_sets": [{**each, "labels": {"team": TEAM}} for each in named]}
+            for key, named in members.items()
+        ],
     }
 
 
-def _prometheus_config(folder: Path, targets: list[str], alertmanager_address: str) -> dict[str, object]:
+def _prometheus_config(
+    folder: Path, targets: list[str], alertmanager_address: str, waits: str | None
+) -> dict[str, object]:
     """Return the shipped configuration, of its jobs the one for so many targets; put its rules into ``folder``."""
     shipped = DEPLOY / "prometheus"
     config: dict[str, Any] = yaml.safe_load((shipped / "prometheus.yml").read_text())
     for name in config["rule_files"]:
         rules = yaml.safe_load((shipped / name).read_text())
-        for rule in _rules(rules["groups"]):
-            if "keep_firing_for" in rule:
-                rule["keep_firing_for"] = KEPT_FIRING
+        for group in rules["groups"]:
+            group.pop("interval", None)
+            for rule in group["rules"]:
+                if "keep_firing_for" in rule:
+                    rule["keep_firing_for"] = KEPT_FIRING
+                if waits is not None and "for" in rule:
+                    rule["for"] = waits
         (folder / name).write_text(yaml.safe_dump(rules))
     config["global"] |= dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), INTERVAL)
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager_address]
@@ -194,10 +221,8 @@ def _prometheus_config(folder: Path, targets: list[str], alertmanager_address: s
     return config
 
 
-def _rules(groups: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    return (rule for group in groups for rule in group["rules"])
-
-
-def _ended(state: State, error: ApiError | None = None) -> Upgrade:
-    now = time()
-    return Upgrade(state, now - 60, now, 10, 0, 0, 0, "Platform", Image(), error)
+def _ended(
+    state: State, error: ApiError | None = None, image: Image | None = None, ago: float = 0.0
+) -> Upgrade:
+    end = time() - ago
+    return Upgrade(state, end - 60, end, 10, 0, 0, 0, "Platform", image or Image(), error)
