@@ -99,8 +99,10 @@ def with_image(select: str) -> str:
     The version comes first, for a long label is cut at its end.
     """
     ids = ("image_id", "shared_gallery_image_id", "community_gallery_image_id")
-    named = each("info", select, "sku", "exact_version", *ids)
-    marketplace = f'label_join({named}, "image", " ", "exact_version", "sku")'
+    named = each("info", select, "sku", "exact_version", "version", *ids)
+    versions = f'label_join({named}, "versions", ";", "exact_version", "version")'
+    either = f'label_replace({versions}, "of_image", "$1", "versions", ";?([^;]+).*")'
+    marketplace = f'label_join({either}, "image", " ", "of_image", "sku")'
     quoted = ", ".join(f'"{name}"' for name in ids)
     gallery = f'label_join({marketplace}, "gallery", "", {quoted})'
     version = '"image", "$2 $1", "gallery", "(?i).*/images/([^/]+)/versions/([^/]+)"'
