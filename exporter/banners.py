@@ -29,6 +29,15 @@ class DiscoveryStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SignInFailure:
+    """Why the last sign-in failed with the credential of a subscription; an earlier token may still be good."""
+
+    subscription_id: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Banner:
     """One thing that is wrong with a whole subscription."""
 
@@ -47,11 +56,25 @@ class Banner:
         return self.reason is not None
 
 
-def banners(discoveries: Iterable[DiscoveryStatus], snapshots: Iterable[Snapshot]) -> tuple[Banner, ...]:
-    """Return all banners, failures first; a subscription has none twice with the same title."""
+def banners(
+    discoveries: Iterable[DiscoveryStatus],
+    snapshots: Iterable[Snapshot],
+    sign_in_failures: Iterable[SignInFailure] = (),
+) -> tuple[Banner, ...]:
+    """Return all banners, failures first; a subscription has none twice with the same title.
+
+    A discovery or a poll that fails with the message of the failed sign-in has no banner of its own.
+    """
     found: dict[tuple[str, str], Banner] = {}
+    causes: set[tuple[str, str]] = set()
+    for failure in sign_in_failures:
+        key = failure.subscription_id
+        causes.add((key, failure.message))
+        banner = _sign_in(key, failure.reason, failure.message)
+        found[key, banner.title] = banner
     for banner in (*_of_discoveries(discoveries), *_of_polls(snapshots)):
-        found.setdefault((banner.subscription_id, banner.title), banner)
+        if (banner.subscription_id, banner.message) not in causes:
+            found.setdefault((banner.subscription_id, banner.title), banner)
     return tuple(sorted(found.values(), key=lambda each: (not each.failing, each.subscription_id)))
 
 
@@ -71,7 +94,7 @@ def _of_discoveries(discoveries: Iterable[DiscoveryStatus]) -> Iterator[Banner]:
     for each in discoveries:
         key = each.subscription_id
         if each.failure is Reason.UNAUTHORIZED:
-            yield _sign_in(key, each.failure_message)
+            yield _sign_in(key, each.failure, each.failure_message)
         elif each.failure is not None:
             action = _action(key, each.failure, DISCOVERY_PERMISSION)
             yield Banner(key, "Discovery fails", each.failure.value, each.failure_message, action)
@@ -93,19 +116,15 @@ def _of_polls(snapshots: Iterable[Snapshot]) -> Iterator[Banner]:
         newest = max(known, key=lambda each: (each.last_poll or 0.0, each.scale_set.id))
         reason = newest.failure
         if reason is Reason.UNAUTHORIZED:
-            yield _sign_in(key, newest.failure_message)
+            yield _sign_in(key, reason, newest.failure_message)
         elif reason is not None and reason is not Reason.NOT_FOUND and all(each.failure for each in known):
             title = f"All polls fail ({len(known):,})"
             action = _action(key, reason, HISTORY_PERMISSION)
             yield Banner(key, title, reason.value, newest.failure_message, action)
 
 
-def _sign_in(subscription_id: str, message: str) -> Banner:
-    action = (
-        "Check the credential in the configuration: whether its secret or certificate has expired, and whether its"
-        " tenant is the one of the subscription."
-    )
-    return Banner(subscription_id, "Sign-in fails", Reason.UNAUTHORIZED.value, message, action)
+def _sign_in(subscription_id: str, reason: Reason, message: str) -> Banner:
+    return Banner(subscription_id, "Sign-in fails", reason.value, message, _ACTIONS[reason])
 
 
 def _nothing_selected(subscription_id: str, found: int) -> Banner:
@@ -125,6 +144,8 @@ def _action(subscription_id: str, reason: Reason, permission: str) -> str:
 
 
 _ACTIONS: Final = {
+    Reason.UNAUTHORIZED: "Check the credential in the configuration: whether its secret or certificate has expired, and"
+    " whether its tenant is the one of the subscription.",
     Reason.NOT_FOUND: "Check the id of the subscription.",
     Reason.THROTTLED: "Wait until the pause is over. If this lasts, lower polling.budget_share, or find out what else"
     " spends the requests of the subscription.",

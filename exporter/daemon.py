@@ -19,7 +19,7 @@ from exporter.address import Address
 from exporter.azure.budget import REQUESTS_PER_MINUTE, SCALE_SET_REQUESTS_PER_MINUTE
 from exporter.azure.client import Client
 from exporter.azure.credential import Credential
-from exporter.banners import DiscoveryStatus
+from exporter.banners import DiscoveryStatus, SignInFailure
 from exporter.config import Config, ConfigError
 from exporter.connections import MOST_CONNECTIONS, Limits, affordable_connections
 from exporter.discovery import Discoverer, merge, select
@@ -239,6 +239,15 @@ class Daemon:
                 )
             )
         return tuple(statuses)
+
+    def sign_in_failures(self) -> tuple[SignInFailure, ...]:
+        """Return why the last sign-in failed, for each subscription that uses the credential."""
+        failure = self._credential.failure
+        if failure is None:
+            return ()
+        return tuple(
+            SignInFailure(each.id, failure.reason, str(failure)) for each in self._config.subscriptions
+        )
 
     def past(self) -> AbstractContextManager[Past]:
         """Give what Azure may have forgotten; entered in a thread."""

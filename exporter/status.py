@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__, drawing
-from exporter.banners import DiscoveryStatus, banners, why_empty
+from exporter.banners import DiscoveryStatus, SignInFailure, banners, why_empty
 from exporter.duration import format_duration
 from exporter.history import ApiError, Image, Progress, Upgrade
 from exporter.moments import ago, clock, iso, span
@@ -93,6 +93,7 @@ def html(
     *,
     past: Past = nothing,
     discoveries: Sequence[DiscoveryStatus] = (),
+    sign_in_failures: Sequence[SignInFailure] = (),
 ) -> bytes:
     """Return the page."""
     selection = select(snapshots, query, now)
@@ -106,7 +107,7 @@ def html(
             for snapshot, upgrades in zip(selection.snapshots, known, strict=True)
         ],
         days=days,
-        banners=banners(discoveries, snapshots),
+        banners=banners(discoveries, snapshots, sign_in_failures),
         why_empty=why_empty(discoveries),
         link=partial(_link, selection.query),
         fleet_bar=drawing.bar(tuple(selection.conditions.values())),
@@ -277,6 +278,7 @@ def document(
     *,
     past: Past = nothing,
     discoveries: Sequence[DiscoveryStatus] = (),
+    sign_in_failures: Sequence[SignInFailure] = (),
 ) -> bytes:
     """Return what the page shows, as JSON. Absent is ``null``, times are RFC 3339, spans are seconds."""
     selection = select(snapshots, query, now)
@@ -292,7 +294,7 @@ def document(
         "polls_failing": selection.failing,
         "banners": [
             _facts(banner, "subscription_id", "title", "reason", "message", "action")
-            for banner in banners(discoveries, snapshots)
+            for banner in banners(discoveries, snapshots, sign_in_failures)
         ],
         "scale_sets": [_scale_set(snapshot, now, past) for snapshot in selection.snapshots],
     }

@@ -23,7 +23,7 @@ from aiohttp.streams import StreamReader
 
 from exporter import status as status_page
 from exporter.address import Address
-from exporter.banners import DiscoveryStatus
+from exporter.banners import DiscoveryStatus, SignInFailure
 from exporter.connections import Connection, Connections, Limits
 from exporter.error_log import ErrorLog
 from exporter.exposition import Exposition, Format
@@ -107,6 +107,9 @@ class Status(Protocol):
     def discoveries(self) -> tuple[DiscoveryStatus, ...]:
         """Return how the last discovery of each subscription ended."""
 
+    def sign_in_failures(self) -> tuple[SignInFailure, ...]:
+        """Return why the last sign-in failed, for each subscription that uses the credential."""
+
     def past(self) -> AbstractContextManager[status_page.Past]:
         """Give what Azure may have forgotten; entered in a thread."""
 
@@ -177,10 +180,13 @@ def application(
         except BadQuery as error:
             return web.Response(text=f"{error}\n", status=400, headers=headers)
         snapshots, discoveries = status.snapshots(), status.discoveries()
+        sign_ins = status.sign_in_failures()
 
         def with_past() -> bytes:
             with status.past() as past:
-                return make(snapshots, query, time(), past=past, discoveries=discoveries)
+                return make(
+                    snapshots, query, time(), past=past, discoveries=discoveries, sign_in_failures=sign_ins
+                )
 
         async with making:  # one at a time, and threads stay free for the gzip of scrapes
             body = await asyncio.to_thread(with_past)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.banners import Banner, DiscoveryStatus, banners, why_empty
+from exporter.banners import Banner, DiscoveryStatus, SignInFailure, banners, why_empty
 from exporter.history import History
 from exporter.scale_set import ScaleSet
 from exporter.snapshot import Reason, Snapshot, after_failure, after_pause, after_success
@@ -77,6 +77,29 @@ def test_a_sign_in_that_fails_for_discovery_and_polls_is_one_banner():
     failed = DiscoveryStatus("s", failure=Reason.UNAUTHORIZED, failure_message="no token")
     assert shown(polled("web", Reason.UNAUTHORIZED), discoveries=(failed,)) == [
         ("Sign-in fails", "unauthorized")
+    ]
+
+
+def test_a_sign_in_that_fails_while_the_last_token_is_still_good_has_a_banner():
+    failed = SignInFailure("s", Reason.UNREACHABLE, "no token: connection refused")
+    (banner,) = banners([GOOD], [polled("web")], [failed])
+    assert banner == Banner(
+        "s",
+        "Sign-in fails",
+        "unreachable",
+        "no token: connection refused",
+        "Check DNS, the network, the proxy and the firewall on the way to Azure and its identity endpoint.",
+    )
+
+
+def test_what_fails_because_the_sign_in_fails_has_no_banner_of_its_own():
+    failed = SignInFailure("s", Reason.UNREACHABLE, "web was refused")
+    discovery = DiscoveryStatus("s", failure=Reason.UNREACHABLE, failure_message="web was refused")
+    elsewhere = DiscoveryStatus("t", failure=Reason.UNREACHABLE, failure_message="web was refused")
+    found = banners([discovery, elsewhere], [polled("web", Reason.UNREACHABLE)], [failed])
+    assert [(each.subscription_id, each.title) for each in found] == [
+        ("s", "Sign-in fails"),
+        ("t", "Discovery fails"),
     ]
 
 

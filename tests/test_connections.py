@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from exporter.address import Address, parse_address
-from exporter.banners import DiscoveryStatus
+from exporter.banners import DiscoveryStatus, SignInFailure
 from exporter.connections import Limits, affordable_connections, network_of
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
@@ -38,6 +38,9 @@ class Status:
     configuration = ""
 
     def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        return ()
+
+    def sign_in_failures(self) -> tuple[SignInFailure, ...]:
         return ()
 
     def past(self) -> AbstractContextManager[Past]:

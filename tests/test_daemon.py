@@ -18,13 +18,14 @@ from aiohttp import web
 from exporter import daemon as daemon_module
 from exporter import scale_set
 from exporter.address import Address
+from exporter.azure import credential as credential_module
 from exporter.config import load
 from exporter.daemon import Daemon
 from exporter.history import History
 from exporter.journal import Journal, reading
 from exporter.scale_set import Shard
 from exporter.simulator.fleet import Fleet, ScaleSet
-from exporter.simulator.server import Simulator, answering, running
+from exporter.simulator.server import Simulator, answering, reset, running
 from exporter.snapshot import Snapshot, after_success
 
 Yaml = dict[str, Any]
@@ -337,6 +338,27 @@ async def test_the_page_says_that_the_sign_in_fails(up: Running):
     assert [(each["title"], each["reason"]) for each in await banners(up)] == [
         ("Sign-in fails", "unauthorized")
     ] * 2
+
+
+async def test_the_page_says_that_the_sign_in_fails_while_the_last_token_is_still_good(
+    up: Running, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(credential_module, "REFRESH_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(daemon_module, "SCALE_SET_REQUESTS_PER_MINUTE", 60.0)
+    up.simulator.enforce_budgets = False
+    up.simulator.token_seconds = 60.0  # so the next poll tries to replace it
+    polling = {"interval": "1s", "active_interval": "1s", "budget_share": 1.0}
+    await up.reload(up.scale_sets, polling=polling)
+    await up.daemon.start()
+    await up.until_ready()
+    assert await banners(up) == []
+    up.simulator.fault("/token", reset)
+    async with asyncio.timeout(10):
+        while not (shown := await banners(up)):
+            await asyncio.sleep(0.05)
+    assert [(each["title"], each["reason"]) for each in shown] == [("Sign-in fails", "unreachable")] * 2
+    assert {each["subscription_id"] for each in shown} == set(up.simulator.fleet.subscriptions)
+    assert set(values(await up.about("up"))) == {1.0}
 
 
 async def test_where_resource_graph_is_forbidden_the_list_call_finds_them(up: Running):

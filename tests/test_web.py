@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from exporter.address import Address, parse_address
-from exporter.banners import DiscoveryStatus
+from exporter.banners import DiscoveryStatus, SignInFailure
 from exporter.exposition import Exposition, Format
 from exporter.gate import Gate
 from exporter.scale_set import ScaleSet, difference
@@ -47,6 +47,9 @@ class Status:
 
     def discoveries(self) -> tuple[DiscoveryStatus, ...]:
         return self.discovered
+
+    def sign_in_failures(self) -> tuple[SignInFailure, ...]:
+        return ()
 
     def past(self) -> AbstractContextManager[Past]:
         return nullcontext(nothing)

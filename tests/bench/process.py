@@ -13,7 +13,7 @@ from time import monotonic, perf_counter, sleep
 from types import MappingProxyType
 
 from exporter.address import Address
-from exporter.banners import DiscoveryStatus
+from exporter.banners import DiscoveryStatus, SignInFailure
 from exporter.snapshot import Snapshot
 from exporter.status import Past, nothing
 from exporter.web import Server, application
@@ -204,6 +204,9 @@ class Ready:
         self._polled = polled
 
     def discoveries(self) -> tuple[DiscoveryStatus, ...]:
+        return ()
+
+    def sign_in_failures(self) -> tuple[SignInFailure, ...]:
         return ()
 
     def past(self) -> AbstractContextManager[Past]:

@@ -20,7 +20,7 @@ from playwright.async_api import (
 )
 
 from exporter.address import Address
-from exporter.banners import DiscoveryStatus
+from exporter.banners import DiscoveryStatus, SignInFailure
 from exporter.exposition import Exposition
 from exporter.history import ApiError, ErrorDetail, History, Image, Progress, Rollback, Upgrade, UpgradeState
 from exporter.scale_set import ScaleSet
@@ -72,6 +72,9 @@ class Site:
 
     def discoveries(self) -> tuple[DiscoveryStatus, ...]:
         return self.discovered
+
+    def sign_in_failures(self) -> tuple[SignInFailure, ...]:
+        return ()
 
     def past(self) -> AbstractContextManager[Past]:
         return nullcontext(nothing)
