@@ -210,6 +210,7 @@ def parse_time(text: str) -> float | None:
 
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+_NOT_SET = "0001-01-01T00:00:00"
 _STATES = {state.value: state for state in UpgradeState}
 
 
@@ -279,8 +280,9 @@ class _Fields:
         return None
 
     def time(self, name: str) -> float | None:
+        """Read a time; .NET's least one means that none is set, so it is absent and not absurd."""
         value = self._object.get(name)
-        if value is None:
+        if value is None or (isinstance(value, str) and value.startswith(_NOT_SET)):
             return None
         seconds = parse_time(value) if isinstance(value, str) else None
         if seconds is None:

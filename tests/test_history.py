@@ -264,6 +264,9 @@ NOON, LATER = "2024-01-01T12:00:00Z", "2024-01-01T13:00:00Z"
          1704114000.0, ["endTime"]),
         ({"code": "Faulted", "startTime": NOON, "endTime": NOON}, 1704110400.0, []),
         ({"code": "Cancelled", "endTime": NOON}, 1704110400.0, []),
+        ({"code": "RollingForward", "startTime": NOON, "endTime": "0001-01-01T00:00:00"}, None, []),
+        ({"code": "Completed", "endTime": "0001-01-01T00:00:00+00:00", "completedTime": NOON}, 1704110400.0, []),
+        ({"code": "Completed", "endTime": "0001-01-01T00:00:00.0000000Z"}, None, []),
         ({"code": "Completed", "startTime": "soon", "endTime": NOON}, 1704110400.0, ["startTime"]),
     ],
 )  # fmt: skip
