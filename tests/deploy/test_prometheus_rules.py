@@ -53,6 +53,13 @@ HELD = {alert for alert in SEVERITIES if alert.startswith("AzureVmssOsUpgrade")}
 }
 """Alerts about one scale set that stay while nobody can read it."""
 ABOUT_ONE_SCALE_SET = HELD | {"AzureVmssExporterPollFailing", "AzureVmssExporterDataStale"}
+ABOUT_MANY_SCALE_SETS = {
+    "AzureVmssOsUpgradeImageFaulted",
+    "AzureVmssExporterCredentialFailing",
+    "AzureVmssExporterSubscriptionFailing",
+    "AzureVmssExporterDiscoveryFailing",
+}
+"""Alerts that the status page explains: it lists the scale sets, or has a banner."""
 ERROR_CODES = (
     "MaxUnhealthyInstancePercentExceededBeforeRollingUpgrade",
     "MaxUnhealthyInstancePercentExceededInRollingUpgrade",
@@ -109,7 +116,8 @@ def test_the_alerts_and_their_severities_are_those_that_routes_count_on():
 
 @EVERY_ALERT
 def test_an_alert_says_what_it_is_and_where_to_read_on(alert: dict[str, Any]):
-    links = {"portal_url", "status_url"} if alert["alert"] in ABOUT_ONE_SCALE_SET else set()
+    links = {"portal_url"} if alert["alert"] in ABOUT_ONE_SCALE_SET else set()
+    links |= {"status_url"} if alert["alert"] in ABOUT_ONE_SCALE_SET | ABOUT_MANY_SCALE_SETS else set()
     when = {"last_read"} if alert["alert"] in HELD else set()
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"} | links | when
     assert (
