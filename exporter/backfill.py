@@ -314,8 +314,8 @@ def remembered(
 
     Where there is no file, because no daemon has run yet, that is nothing. Raises ``OSError`` where it cannot be read.
 
-    Of a damaged journal nothing is used, and of a scale set with a damaged row nothing of it: an upgrade that is missing
-    between two others would make the one before it the latest for too long. The second value says so, for people.
+    Nothing is used of a damaged journal, nor of a scale set that has a damaged row: an upgrade that is missing between
+    two others would make the one before it the latest for too long. The second value is the warning about that.
     """
     found: dict[str, tuple[ScaleSet, list[Recorded]]] = {}
     refuse_other_file(path)

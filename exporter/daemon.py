@@ -450,10 +450,10 @@ class Daemon:
         return _Discovered(tuple(selected), tuple(unselected), number_selected)
 
     async def _unresolved(self, unselected: tuple[ScaleSet, ...]) -> tuple[ScaleSet, ...]:
-        """Return those whose latest upgrade is active or Faulted, as far as we or the journal know them.
+        """Return those whose latest upgrade is active or Faulted, by what this process or the journal knows.
 
-        Whoever switches automatic upgrades off, or changes a tag, ends no upgrade and mends none: its alert must not
-        resolve by that. The journal is asked at the first discovery of a subscription, for what a former process knew.
+        To switch automatic upgrades off, or to change a tag, neither ends nor repairs an upgrade, so its alert must not
+        resolve. At the first discovery of a subscription the journal is asked what a former process knew.
         """
         known = {each.id: self._store[each.id] for each in unselected if each.id in self._store}
         forgotten = [
@@ -550,7 +550,7 @@ class Daemon:
         self._poller.start_due(plan)
 
     async def _tick(self) -> None:
-        """Give a sign of life, and notice a step of the wall clock."""
+        """Count a tick, and log a step of the wall clock."""
         self._ticked_at = monotonic()
         self._telemetry.ticks.inc()
         step = self._wall_clock.step()

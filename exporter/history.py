@@ -24,7 +24,7 @@ MAX_MESSAGE = 4096
 MAX_DETAILS = 1000
 """Entries kept of ``error.details``: a scale set has 1,000 instances at most."""
 MAX_ALL_DETAILS = 10 * MAX_DETAILS
-"""Entries of all ``details`` of a history: Azure tells of five upgrades, each with an error and a rollback error."""
+"""Maximum entries of all ``details`` of a history: Azure returns five upgrades, each with an error and a rollback error."""
 
 
 class UpgradeState(Enum):
@@ -113,7 +113,7 @@ class Upgrade:
     state: UpgradeState = UpgradeState.UNKNOWN
     start: float | None = None
     end: float | None = None
-    """Only of a finished upgrade, and never before its start."""
+    """``None`` unless the upgrade has finished; never before its start."""
     progress: Progress | None = None
     error: ApiError | None = None
     started_by: str | None = None
@@ -215,7 +215,7 @@ _STATES = {state.value: state for state in UpgradeState}
 
 
 def possible_end(state: UpgradeState, start: float | None, end: float | None) -> float | None:
-    """Return ``end`` if it can be true, else ``None``: a finished upgrade has one, and not before its start.
+    """Return ``end`` if the upgrade has finished and ``end`` is not before its start, else ``None``.
 
     The example of the reference has a RollingForward upgrade that was completed months before it started.
     """
@@ -280,7 +280,7 @@ class _Fields:
         return None
 
     def time(self, name: str) -> float | None:
-        """Read a time; .NET's least one means that none is set, so it is absent and not absurd."""
+        """Read a time. The least time of .NET means that no time is set: it counts as absent."""
         value = self._object.get(name)
         if value is None or (isinstance(value, str) and value.startswith(_NOT_SET)):
             return None

@@ -123,7 +123,8 @@ class Journal:
         """Write what polls have ``found``, in their order, and when scale sets were last ``polled``: all or nothing.
 
         Returns how many finished upgrades have been counted, by the ids of the scale sets of which something was
-        found; they are never fewer than a snapshot says, so that a journal begun anew goes on counting. Of a scale set that was polled, and of which nothing was ever found, there is nothing to write.
+        found; they are never fewer than a snapshot says, so that a journal begun anew goes on counting. Nothing is
+        written about a scale set that was polled and of which nothing was ever found.
         """
         counts: dict[str, Finished] = {}
         with self._transaction() as db:
@@ -368,7 +369,7 @@ def _raise_counts(db: Connection, scale_set: int, least: Finished) -> Finished:
 
 
 def _not_found_polls(failure: str | None, *, found: bool) -> int:
-    """Return how many polls in a row Azure has answered with ``not_found``, as far as the journal tells."""
+    """Return how many polls in a row Azure has answered with ``not_found``, as far as the journal shows."""
     if failure != Reason.NOT_FOUND.value:
         return 0
     return 1 if found else NOT_FOUND_POLLS

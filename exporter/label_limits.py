@@ -25,8 +25,8 @@ TARGET_LABELS: Final = 16
 MAX_OWN_LABELS: Final = 40
 """Maximum ``label_*`` or ``tag_*`` of a scale set.
 
-Of the 63 labels of ``scale_set_info``, 16 are left to the scraper and 7 are the family's: its name, the three of the
-scale set's identity, ``location``, ``name``, and one that is kept free for ``orchestration_mode``.
+``scale_set_info`` may have 63 labels. 16 of them are left to the scraper and 7 are the family's: its name, the three of
+the scale set's identity, ``location``, ``name``, and one that is kept free for ``orchestration_mode``.
 """
 
 

@@ -50,10 +50,10 @@ class Snapshot:
     last_success: float | None = None
     """When the last good poll ended."""
     last_success_steady: float | None = None
-    """The same by a clock that is never stepped: the age of ``history`` is counted by it."""
+    """When the last good poll ended, by a clock that is never stepped. It gives the age of ``history``."""
     last_progress: float | None = None
-    """When state and counts of ``latest_seen`` were first seen as they are, by this process or by the journal; of a
-    finished upgrade its end, where that is known."""
+    """When the present state and counts of ``latest_seen`` were first seen, by this process or by the journal. If the
+    upgrade has finished, its end, where that is known."""
     latest_seen: Upgrade | None = None
     """The latest upgrade of the last good answer, kept after ``history`` goes: an outage is no progress."""
     failure: Reason | None = None
@@ -74,12 +74,12 @@ class Snapshot:
 
     @property
     def missing(self) -> bool:
-        """Whether Azure has said often enough in a row that the scale set does not exist."""
+        """Whether the last ``NOT_FOUND_POLLS`` answers of Azure were ``not_found``."""
         return self.not_found_polls >= NOT_FOUND_POLLS
 
     @property
     def unresolved(self) -> bool:
-        """Whether the latest upgrade ever seen is active or Faulted, of a scale set that exists."""
+        """Whether the scale set exists and its latest upgrade ever seen is active or Faulted."""
         latest = self.latest_seen
         if latest is None or self.missing:
             return False
@@ -155,8 +155,9 @@ def after_restart(
 ) -> Snapshot:
     """Return what is served of what a former process knew: all of it, true times included, unless it is too old.
 
-    Its age is told by the wall clock this once, and by the steady clock from then on; a last success in the future,
-    from before the clock was set back, has the age 0. If it is too old, it is as if the scale set had never been polled, but for what tells whether the next poll brings progress.
+    The wall clock gives its age once, here; from then on the steady clock does. A last success that lies in the future,
+    because the wall clock was set back, has the age 0. A scale set whose data is too old counts as never polled. Only
+    what shows whether the next poll brings progress is kept, and the counts of finished upgrades.
     """
     age = None if known.last_success is None else max(0.0, now - known.last_success)
     if age is not None and age <= max_age:
@@ -171,7 +172,7 @@ def after_restart(
 
 
 def _last_progress(before: Snapshot, latest: Upgrade | None, now: float) -> float | None:
-    """Return when state and counts of ``latest`` were first seen as they are, or its end.
+    """Return when the present state and counts of ``latest`` were first seen, or its end.
 
     The start of an upgrade is never progress: a process that starts in the middle of a healthy upgrade would report
     an upgrade that has been stuck since its start.

@@ -79,7 +79,7 @@ MAX_MESSAGE = 3 * EXCERPT
 MAX_SCOPES = 32
 """Budgets a subscription whose remainder is shown; Azure has half a dozen."""
 CLIENT_REQUEST_ID = "x-ms-client-request-id"
-"""Header with the id that we give a request. Resource Manager returns it, which tells whose answer it is."""
+"""Header with the id that we give a request. Resource Manager returns it, which shows to which request an answer belongs."""
 ATTEMPTS = 3
 """Requests at most for a page. The poll's timeout is shared out among them, so that a lost answer is not the end."""
 
@@ -123,7 +123,7 @@ def check_certificates_alike() -> None:
     """Have aiohttp check certificates by the same rules whatever Python runs, for signing in as for requests.
 
     From 3.13 on Python refuses authorities that do not keep to RFC 5280 to the letter, such as those without a key
-    identifier. Many a TLS-inspecting proxy has one, and whoever runs the exporter can seldom replace it. Python before
+    identifier. Many TLS-inspecting proxies have one, which the operator can seldom replace. Python before
     3.13, curl and Go accept them; signatures, names and dates are checked all the same. An intermediate authority that
     is trusted by name counts as Python 3.13 has it.
     """
@@ -189,7 +189,7 @@ class Client:
         meter: Meter,
         keep: Callable[[object], object] | None = None,
     ) -> Answer:
-        """Return all scale sets of a subscription (ListAll), of each what ``keep`` makes of it; raises :class:`PollError`.
+        """Return all scale sets of a subscription (ListAll), each converted by ``keep``; raises :class:`PollError`.
 
         Each request waits for its turn, which is no part of the timeout.
         """
@@ -208,7 +208,7 @@ class Client:
         meter: Meter,
         keep: Callable[[object], object] | None = None,
     ) -> Answer:
-        """Return the rows of a Kusto query about a subscription, of each what ``keep`` makes of it.
+        """Return the rows of a Kusto query about a subscription, each converted by ``keep``.
 
         Raises :class:`PollError`.
 
@@ -393,7 +393,7 @@ class _Call:
             return await asked
         except PollError as failure:
             raise _NoToken(failure) from None
-        except asyncio.CancelledError:  # by the deadline, or else the verdict is nobody's
+        except asyncio.CancelledError:  # by the deadline; otherwise nothing reads the verdict
             if failed := self._client.credential.failure:
                 self._verdict = failed
             elif self._verdict is self._silence:

@@ -1,6 +1,6 @@
 """Connections to Azure that carry one answer for each request, never one that was left over.
 
-A server or a gateway may send bytes that nobody asked for: an answer twice, or the rest of one that was given up. aiohttp
+A server or a gateway may send bytes that were not asked for: an answer twice, or the rest of one that was given up. aiohttp
 keeps such a connection and takes the bytes for the answer to the next request (aio-libs/aiohttp#13656). Knows nothing
 of what is asked or answered.
 

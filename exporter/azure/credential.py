@@ -1,10 +1,10 @@
 """Tokens for Azure Resource Manager: when to sign in, and what all polls use meanwhile.
 
 There is one token, which every poll uses. Shortly before it expires one sign-in replaces it, while the polls go on
-with the old one. A sign-in is a task with a timeout of its own: all who need it wait for the same one, and whoever
-gives up waiting does not end it. Two sign-ins are ``SPACING_SECONDS`` apart, whatever came of the first; until then
-its failure is the answer to everybody. Everything here goes by the monotonic clock: of the wall clock a token's
-remaining seconds are computed once, when it arrives.
+with the old one. A sign-in is a task with a timeout of its own: all polls that need a token wait for the same task, and
+a poll that gives up waiting does not end it. Two sign-ins are ``SPACING_SECONDS`` apart, whether or not the first one
+succeeds; until then every poll fails as the first one did. Everything here goes by the monotonic clock. The wall clock
+is read once for each token, to compute the remaining seconds when the token arrives.
 
 Knows nothing of requests to Resource Manager, nor of how each kind of credential signs in.
 """
