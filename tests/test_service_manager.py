@@ -108,7 +108,7 @@ def test_without_a_service_manager_nothing_is_said(monkeypatch: pytest.MonkeyPat
         ({}, None),
         ({"WATCHDOG_USEC": "60000000"}, 60.0),
         ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": str(os.getpid())}, 0.5),
-        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": str(os.getpid() + 1)}, None),
         ({"WATCHDOG_USEC": "0"}, None),
         ({"WATCHDOG_USEC": ""}, None),
         ({"WATCHDOG_USEC": "soon"}, None),

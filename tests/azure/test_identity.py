@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import stat
+import sys
 import time
 from base64 import b64encode, urlsafe_b64decode
 from collections.abc import AsyncIterator, Callable
@@ -380,14 +381,17 @@ def az(place: Place, state: str) -> Path:
         {"accessToken": "token of az", "expires_on": int(time.time()) + 3600, "expiresOn": ""}
     )
     ways = {
-        "signed in": f"echo '{answer}'",
-        "signed out": "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
-        "broken": "echo '<html>s3cr3t</html>'",
-        "hanging": "exec sleep 60",
-        **{state: f'cat >&2 <<"END"\nERROR: {said}\nEND\nexit 1' for state, said in AZ_ERRORS.items()},
+        "signed in": f"print({answer!r})",
+        "signed out": "sys.exit(\"ERROR: Please run 'az login' to setup account.\")",
+        "broken": "print('<html>s3cr3t</html>')",
+        "hanging": "time.sleep(60)",
+        **{state: f"sys.exit({f'ERROR: {said}'!r})" for state, said in AZ_ERRORS.items()},
     }
     program = folder / "az"
-    program.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n{ways[state]}\n')
+    record = f"open({str(calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys, time\n{record}\n{ways[state]}\n"
+    )  # an image has no shell
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     place.monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     return calls

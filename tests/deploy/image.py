@@ -126,10 +126,7 @@ class Engine:
         flags = ["--isolation=chroot", "--network=host", *mounts]
         self.buildah("run", *flags, workshop, "--", "sh", "-euc", install)
         flags = [
-            "--rm",
-            "--network=host",
-            "--cgroups=disabled",
-            "--read-only",
+            *self._confinement(),
             "--cap-drop=all",
             "--tmpfs=/tmp",
             f"--volume={packages}:/packages:ro",
@@ -149,16 +146,10 @@ class Engine:
         """Run a service of compose.yaml until the block ends."""
         service = COMPOSE["services"][name]
         assert service["read_only"]
-        files, processes = (min(1024, resource.getrlimit(kind)[1]) for kind in LIMITS)
         entrypoint, command = service.get("entrypoint", []), service.get("command", [])
         flags = [
             f"--name={name}",
-            "--network=host",
-            "--read-only",
-            "--cgroups=disabled",
-            "--no-healthcheck",  # podman leaves the repeating to systemd; the check itself is tried below
-            f"--ulimit=nofile={files}:{files}",
-            f"--ulimit=nproc={processes}:{processes}",
+            *self._confinement(),
             *(f"--cap-drop={capability}" for capability in service["cap_drop"]),
             *(f"--security-opt={option.replace(':true', '')}" for option in service["security_opt"]),
             *(f"--env={key}={value}" for key, value in service.get("environment", {}).items()),
@@ -173,6 +164,18 @@ class Engine:
             if process.poll() is None:
                 process.terminate()
                 process.wait(10)
+
+    def _confinement(self) -> list[str]:
+        """Return the flags that every container of the image is run with here."""
+        files, processes = (min(1024, resource.getrlimit(kind)[1]) for kind in LIMITS)
+        return [
+            "--network=host",
+            "--read-only",
+            "--cgroups=disabled",
+            "--no-healthcheck",  # podman leaves the repeating to systemd; the check itself is tried below
+            f"--ulimit=nofile={files}:{files}",
+            f"--ulimit=nproc={processes}:{processes}",
+        ]
 
     def confined(self, container: str) -> None:
         """Raise where the kernel lets a container do more than it should."""
