@@ -150,10 +150,11 @@ def files(folder: Path) -> list[Path]:
 
 LISTENING = """
 import asyncio
+import os
 from exporter import signals
 signals.take_over()
 async def listen():
-    ready = lambda what: print(what, flush=True)
+    ready = lambda what: os.write(1, what.encode() + b"\\n")  # a print may be interrupted by the next one
     with signals.listening(lambda: ready("stop"), lambda: ready("hang up")), signals.cleaning_up(lambda: ready("end")):
         ready("listening")
         await asyncio.sleep(3600)
