@@ -12,10 +12,12 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from secrets import token_bytes
-from typing import Final
+from threading import Thread
+from typing import Final, ParamSpec, TypeVar
 
 import bcrypt
 
@@ -26,6 +28,9 @@ DEAREST: Final = 18
 _BYTES_THAT_COUNT = 72
 """bcrypt leaves out the rest of a password, and its authors' library refuses to do so by itself."""
 _HASH = re.compile(r"\$2[aby]\$([0-9]{2})\$[./0-9A-Za-z]{53}")
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 class TooManyChecksError(Exception):
@@ -103,12 +108,12 @@ class Users:
         async with self._queues[_cost(hashed)].turn():
             if self._is_known(name, digest):  # by now: somebody else asked the same
                 return True
-            if await asyncio.to_thread(self._check, name, password, hashed):
+            if await _in_thread(self._check, name, password, hashed):
                 self._found_good[name] = digest
                 return True
         if _cost(hashed) < self._dearest:
             async with self._queues[self._dearest].turn():
-                await asyncio.to_thread(_make_up, password, _cost(hashed), self._dearest)
+                await _in_thread(_make_up, password, _cost(hashed), self._dearest)
         return False
 
     def _is_known(self, name: bytes, digest: bytes) -> bool:
@@ -116,6 +121,26 @@ class Users:
 
     def _check(self, name: bytes, password: bytes, hashed: bytes) -> bool:
         return bcrypt.checkpw(password, hashed) and name in self._hashes
+
+
+async def _in_thread(
+    check: Callable[_Given, _Result], *given: _Given.args, **named: _Given.kwargs
+) -> _Result:
+    """Run a check in a thread of its own.
+
+    The process would not end before a thread of ``asyncio.to_thread`` has returned, which may take half a minute.
+    """
+    outcome: Future[_Result] = Future()
+    outcome.set_running_or_notify_cancel()  # a running one cannot be cancelled, so that its result can always be set
+
+    def run() -> None:
+        try:
+            outcome.set_result(check(*given, **named))
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            outcome.set_exception(error)
+
+    Thread(target=run, name="password check", daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 def _make_up(password: bytes, cost: int, dearest: int) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 from time import monotonic, time
 
+import bcrypt
 import pytest
+from aiohttp import encode_basic_auth
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -308,3 +310,23 @@ async def test_a_signal_drains_and_ends_with_0_within_five_seconds_even_in_the_m
             assert await daemon.ends_after(signal) == 0
             assert monotonic() - started < 5
             assert daemon.log[-1].endswith("msg=draining")
+
+
+async def test_a_signal_ends_it_while_a_password_is_checked_that_takes_half_a_minute(tmp_path: Path):
+    hashed = bcrypt.hashpw(b"good", bcrypt.gensalt(4)).decode().replace("$04$", "$18$")
+    (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{prometheus: '{hashed}'}}")
+    async with running(Simulator(fleet := Fleet(epoch=time()))) as url:
+        config = tmp_path / "config.yaml"
+        config.write_text(config_for(fleet, url))
+        async with exporter(
+            f"--config.file={config}",
+            f"--web.config.file={tmp_path / 'web.yaml'}",
+            IDENTITY_ENDPOINT=f"{url}/token",
+            IDENTITY_HEADER="simulator",
+        ) as daemon:
+            wrong = encode_basic_auth("prometheus", "wrong")
+            asked = [asyncio.create_task(daemon.get("/metrics", Authorization=wrong)) for _ in range(17)]
+            done, _ = await asyncio.wait(asked, timeout=60.0, return_when=asyncio.FIRST_COMPLETED)
+            assert [task.result()[0] for task in done] == [503]  # so the other 16 wait for the check
+            assert await daemon.ends_after(SIGTERM) == 0
+            await asyncio.gather(*asked, return_exceptions=True)
