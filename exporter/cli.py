@@ -4,6 +4,7 @@ Exit codes: 0 fine, 1 a failure at run time, 2 a wrong configuration or flag. A 
 on standard error, never a traceback. What the commands do is imported only when the flags are right.
 """
 
+import logging
 import os
 import platform
 import re
@@ -63,6 +64,9 @@ def _run(flags: Namespace) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         log.write_line(f"{NAME}: {where}{error.strerror or error}")
+        return FAILURE
+    except Exception:  # Python's own traceback would not be searched for secrets
+        logging.getLogger(__name__).exception("defect of the exporter, it ends")
         return FAILURE
     finally:
         log.flush(FLUSH_SECONDS)

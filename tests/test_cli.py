@@ -42,6 +42,28 @@ def test_the_version_is_told(folder: Path):
     assert (ended.returncode, ended.stdout.split(" (")[0]) == (0, f"vmss-upgrade-exporter {__version__}")
 
 
+def test_a_defect_is_logged_without_the_secrets_that_its_traceback_holds():
+    program = """
+import sys
+from exporter import cli, commands, redaction
+
+def fail(_):
+    redaction.remember("hunter2-and-more")
+    raise RuntimeError("hunter2-and-more")
+
+commands.COMMANDS["simulate"] = fail
+sys.exit(cli.main(["simulate"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "hunter2" not in ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert 'level=error msg="defect of the exporter, it ends" traceback="Traceback' in line
+    assert "RuntimeError: ***" in line
+
+
 def test_help_names_commands_and_flags(folder: Path):
     ended = command("--help", folder=folder)
     assert ended.returncode == 0
