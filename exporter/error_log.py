@@ -7,6 +7,7 @@ that does not occur for a minute is forgotten. Knows nothing of where the errors
 import asyncio
 import logging
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 from exporter.log import fields
@@ -45,9 +46,13 @@ class ErrorLog:
         )
         self._wait(kind, message, error, values)
 
-    def handle(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report what an event loop says; for its ``set_exception_handler``."""
-        self.report("error in the event loop", context.get("exception"), what=context["message"])
+    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report an error of an event loop; for its ``set_exception_handler``.
+
+        May be called in any thread: a failed task is reported by the thread that collects it as garbage.
+        """
+        report = partial(self.report, what=context["message"])
+        loop.call_soon_threadsafe(report, "error in the event loop", context.get("exception"))
 
     def _wait(
         self, kind: Hashable, message: str, error: BaseException | None, values: dict[str, object]

@@ -79,5 +79,18 @@ async def test_what_an_event_loop_says_is_reported(caplog: pytest.LogCaptureFixt
     assert record.fields["error"] == "RuntimeError: now"  # type: ignore[attr-defined]
 
 
+async def test_what_a_thread_says_that_collects_the_garbage_of_an_event_loop_is_reported(
+    caplog: pytest.LogCaptureFixture,
+):
+    """A failed task that is collected in another thread is reported from there."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(ErrorLog(log).handle)
+    context = {"message": "Task exception was never retrieved", "exception": fail("lost")}
+    await asyncio.to_thread(loop.call_exception_handler, context)
+    await asyncio.sleep(0)
+    assert lines(caplog) == [("error in the event loop", None, True)]
+    assert caplog.records[0].fields["error"] == "RuntimeError: lost"  # type: ignore[attr-defined]
+
+
 def fail_now(text: str = "now") -> None:
     raise RuntimeError(text)
