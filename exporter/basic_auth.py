@@ -2,9 +2,9 @@
 
 bcrypt is meant to be slow, so checks run in threads: one at a time of each cost, so that a cheap one never waits for a
 dear one. A password that was once found good is known again by its digest. A good password costs the check of its own
-hash. A wrong one costs as much as the dearest hash, whoever is asked for: a check of cost c does 2^c rounds, and checks
-of decoys of the costs c, c+1, ... up to the dearest make up the difference, in the queue of the dearest. A name that
-nobody has is checked against a decoy of the dearest cost. So the time of a refusal does not tell which names there are.
+hash. A wrong one costs as much as the dearest hash, whatever the name is: a check of cost c does 2^c rounds, and checks
+of decoys of the costs c, c+1, ... up to the dearest make up the difference, in the queue of the dearest. An unknown
+name is checked against a decoy of the dearest cost. So the time of a refusal does not tell which names there are.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from typing import Final, ParamSpec, TypeVar
 import bcrypt
 
 CHECKS_WAITING: Final = 16
-"""Maximum requests that wait for a check of one cost; whoever guesses keeps others waiting no longer than that."""
+"""Maximum requests that wait for a check of one cost; guesses keep others waiting no longer than that."""
 DEAREST: Final = 18
 """The highest cost taken: seconds for a check. Beyond, whoever asks waits in vain."""
 _BYTES_THAT_COUNT = 72

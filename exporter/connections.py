@@ -179,7 +179,7 @@ class Connections:
             del self._held[network]
 
     def _to_spare(self, newcomer: str | None = None) -> "Connection | None":
-        """Return the connection that gives up its place to one of a network, or to nobody in particular."""
+        """Return the connection that gives up its place, to a newcomer of a network or to free a descriptor."""
         most = max(self._held.values(), default=0)
         queues = sorted((self._new, self._idle), key=len, reverse=True)
         if newcomer is not None and self._held[newcomer] < most:

@@ -2,12 +2,12 @@
 
 Theory of operation. A full collection visits every object and stops the event loop for about a microsecond each: a fifth
 of a second at 10,000 scale sets. Nearly all of these objects are what is known of the scale sets. They have no cycles and
-go by their reference counts, so to visit them is in vain. ``gc.freeze`` exempts all objects of the moment from
+go by their reference counts, so visiting them is useless. ``gc.freeze`` exempts all objects of the moment from
 collections, for good. Hence:
 
 - Python starts no full collections itself. ``tidy`` is called every second, and does nothing until ``OLD_OBJECTS`` have
   grown old. Then it collects, which visits only objects that are not frozen. It freezes what is left if that is more than
-  half of them, as otherwise it was garbage, most of all, and room has been made.
+  half of them. Otherwise most of it was garbage, and there is room again.
 - It collects first because garbage that is frozen is never found again. A poll that fails leaves some.
 - What is in use when it is frozen, and becomes garbage in a cycle later, is not found either: it belongs to the polls
   in flight, up to half a megabyte a freeze. So after ``FREEZES`` everything is thawed and visited, the one long stop.
@@ -45,13 +45,13 @@ class GarbageCollector:
         self._thresholds = gc.get_threshold()
 
     def start(self) -> None:
-        """Take full collections over from Python. What is there now stays: it is code, most of all."""
+        """Take full collections over from Python. What exists now is frozen: it is mostly code."""
         self._thresholds = gc.get_threshold()
         gc.set_threshold(*self._thresholds[:2], _NEVER)
         gc.freeze()
 
     def tidy(self) -> None:
-        """Collect what has grown old, if it is much, and freeze what is left, if that is much."""
+        """Collect the old objects if there are many, and freeze what is left if that is much."""
         if _old() <= self._old_objects:
             return
         if self._frozen >= self._freezes:

@@ -9,10 +9,10 @@ Damage. A journal that SQLite cannot read, or whose structure is not that of a j
 writer does so, and only while it holds the lock; readers leave every file where it is. A file that is not a journal
 of this exporter is never moved, never written to and never given another mode.
 
-Whose a file is, its header says: SQLite's magic bytes and our application id. Where the header is destroyed, the rest
+The header of a file says whose it is: SQLite's magic bytes and our application id. Where the header is destroyed, the rest
 of the file decides: it was ours if it is binary and holds a table definition of ours or the resource id of a scale
 set. So text, another database and a foreign binary file are not ours. A file of zero bytes alone, and the first bytes
-of an SQLite header with nothing behind them, hold nothing that anybody could miss, and count as damaged journals.
+of an SQLite header with nothing behind them, hold nothing worth keeping, and count as damaged journals.
 
 The only home of sqlite3; what goes wrong is an ``OSError`` with a text for people. Knows nothing of what the rows
 mean.
@@ -411,7 +411,7 @@ def _header_fault(head: bytes) -> str:
 
 
 def _was_ours(path: Path) -> bool:
-    """Whether a file whose header says nothing was a journal, or holds nothing of anybody."""
+    """Return whether a file without a usable header was a journal, or is blank."""
     found = zeros = False
     blank, before, size = True, b"", 0
     with path.open("rb") as file:
@@ -603,7 +603,7 @@ _ERRNOS = {
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
     sqlite3.SQLITE_INTERRUPT: errno.EINTR,
 }
-"""Failures of the disk, of memory and of those who use the file at the same time: none of them means damage."""
+"""Failures of the disk, of memory and of concurrent access: none of them means damage."""
 
 
 @contextmanager

@@ -101,8 +101,8 @@ async def bind(address: Address) -> list[socket.socket]:
     """Return a bound socket for each address of a name that this machine has; with port 0 all get the same free port.
 
     An address that the machine does not have, such as ``::1`` where IPv6 is off, is left out with a log line. Raises
-    ``OSError`` with a text that names the address where none is left, and where one is in use: whoever listens there
-    would get the requests meant for us.
+    ``OSError`` with a text that names the address where none is left, and where one is in use: another program
+    there would get the requests meant for us.
     """
     loop = asyncio.get_running_loop()
     try:

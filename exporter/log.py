@@ -44,13 +44,13 @@ def write_line(line: str) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Wait until all lines are written, but no longer than this: nobody may be there to read them."""
+    """Wait until all lines are written, at most so long: standard error may have no reader."""
     for handler in _handlers():
         handler.writer.flush(seconds)
 
 
 def count_dropped(count: Callable[[int], object]) -> None:
-    """Call ``count`` with a number of log lines whenever some are dropped because nobody reads standard error."""
+    """Call ``count`` with a number of log lines whenever some are dropped because standard error is not read."""
     for handler in _handlers():
         handler.writer.count_dropped(count)
 

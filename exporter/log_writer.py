@@ -1,6 +1,6 @@
-"""Writes log lines to a file descriptor in a thread of its own, so that nobody waits for the reader of the log.
+"""Writes log lines to a file descriptor in a thread of its own, so that no other thread waits for the reader of the log.
 
-A pipe that nobody reads is full after 64 KiB, and a write to it blocks: it would stop the event loop, and with it polls
+A pipe that is not read is full after 64 KiB, and a write to it blocks: it would stop the event loop, and with it polls
 and scrapes. So lines wait here, up to a bound; beyond it they are dropped and counted, and once the reader is back a
 line in the log says how many. Knows nothing of loggers and formats.
 """
@@ -35,7 +35,7 @@ class LogWriter:
         self._dropped = 0
         """Dropped lines that no line reports yet."""
         self._uncounted = 0
-        """Dropped lines that nobody counted."""
+        """Dropped lines that are not counted yet."""
         self._closed = False
         self._count: Callable[[int], object] | None = None
         Thread(target=self._write_lines, name="log", daemon=True).start()
@@ -101,7 +101,7 @@ class LogWriter:
                     self._dropped += reported
                 elif not written:
                     self._drop()
-                elif not self._lines:  # else the next line that is put brings the report
+                elif not self._lines:  # otherwise the report precedes the next line
                     self._report_dropped()
                 self._changed.notify_all()
 
@@ -115,7 +115,7 @@ class LogWriter:
                 writable = select.poll()  # another process has made the shared descriptor non-blocking
                 writable.register(self._descriptor, select.POLLOUT)
                 writable.poll()
-        except OSError:  # nobody can read it any more, or the disk is full: the next line may fare better
+        except OSError:  # the reader has gone, or the disk is full: a later line may be written
             return False
         return True
 

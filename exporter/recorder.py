@@ -7,7 +7,7 @@ set, so that only a step between is lost, never how things stand.
 
 Each second it is looked whether the file is still there. A journal that is damaged, deleted or replaced is begun anew,
 or the other one opened; the present state of all scale sets is then written again. Nothing that is wrong with the
-journal ends the process once it runs, or reaches whoever reads from it.
+journal ends the process once it runs, or reaches its readers.
 
 A poll that finds what the one before found writes nothing. That it took place is written once a minute, for all scale
 sets together, and at the end: after a crash ``last_success`` may be up to a minute older than it was, never newer.
@@ -164,7 +164,7 @@ class Recorder:
         return known
 
     async def ring(self) -> None:
-        """Start to look after the file and to write, if nobody is at it."""
+        """Start to look after the file and to write, unless that runs already."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
 

@@ -19,7 +19,7 @@ SHORTEST_SECRET = 4
 MOST_SECRETS = 64
 """Most secrets that are remembered; the one that was remembered longest ago is forgotten first."""
 BEGINNING = 16
-"""Characters by which the beginning of a longer secret is recognised where the text was cut amid it."""
+"""Characters by which the beginning of a longer secret is recognised where the text was cut in the middle of it."""
 
 
 class Redactor:

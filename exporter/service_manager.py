@@ -1,6 +1,6 @@
-"""What a service manager is told, by systemd's protocol: datagrams to the socket that ``NOTIFY_SOCKET`` names.
+"""Notifies the service manager by systemd's protocol: datagrams to the socket that ``NOTIFY_SOCKET`` names.
 
-See sd_notify(3) and sd_watchdog_enabled(3). Without that variable nobody is told anything.
+See sd_notify(3) and sd_watchdog_enabled(3). Without that variable, nothing is sent.
 """
 
 import logging

@@ -6,12 +6,12 @@ destructor it is printed and lost. And the first process of a container ignores 
 
 So ``take_over`` comes before all other imports, its handlers stay until the process ends, and they raise nothing:
 
-- SIGHUP never ends the process. One that arrives before anybody listens is kept for the listener.
+- SIGHUP never ends the process. One that arrives before there is a listener is kept for it.
 - SIGINT and SIGTERM stop the listener. Without a listener they end the process at once, with the exit code that a shell
   reports for them (128 + number).
 
-They do so even where the parent process had them ignored, as ``nohup`` and a shell's ``&`` do: somebody who sends one
-wants it to work. This module imports little, because signals that arrive before it is imported are not handled.
+They do so even where the parent process had them ignored, as ``nohup`` and a shell's ``&`` do: a signal that
+is sent is meant to work. This module imports little, because signals that arrive before it is imported are not handled.
 """
 
 import os
@@ -29,7 +29,7 @@ class _Process:
     def __init__(self) -> None:
         self.listener: Callable[[int], None] | None = None
         self.hung_up = False
-        """Whether a SIGHUP arrived that no listener has heard of."""
+        """Whether a SIGHUP waits for a listener."""
         self.cleanups: list[Callable[[], None]] = []
 
     def handle(self, signum: int, _: FrameType | None) -> None:
@@ -67,8 +67,8 @@ def ignore_hang_up() -> None:
 def listening(stop: Callable[[], None], hang_up: Callable[[], None]) -> Iterator[None]:
     """Call ``stop`` for SIGINT and SIGTERM and ``hang_up`` for SIGHUP in the running event loop until the block ends.
 
-    A SIGHUP that was kept is delivered first. A second SIGINT ends the process at once, as somebody at a terminal wants
-    it; a second SIGTERM does not, because ``timeout`` sends two.
+    A SIGHUP that was kept is delivered first. A second SIGINT ends the process at once, as is usual at a
+    terminal; a second SIGTERM does not, because ``timeout`` sends two.
     """
     import asyncio  # noqa: PLC0415 - takes long, and take_over must not wait for it
 
@@ -83,7 +83,7 @@ def listening(stop: Callable[[], None], hang_up: Callable[[], None]) -> Iterator
             interrupted = True
         loop.call_soon_threadsafe(hang_up if signum == signal.SIGHUP else stop)
 
-    # A loop that has a handler of its own, for a signal that nobody sends, wakes up for all signals. Without it one that
+    # A loop that has a handler of its own, for a signal that is not used, wakes up for all signals. Without it one that
     # arrives just before the loop falls asleep would wait until something else happens.
     loop.add_signal_handler(signal.SIGURG, lambda: None)
     _process.listener = listener

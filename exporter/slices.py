@@ -9,13 +9,13 @@ from time import perf_counter
 from typing import TypeVar
 
 SLICE_SECONDS = 0.01
-"""For how long work may go on before the event loop has its turn; a single step may take longer."""
+"""Maximum time of a slice, after which the event loop runs; a single step may take longer."""
 
 _Result = TypeVar("_Result")
 
 
 class Slices:
-    """Tells when a slice is over."""
+    """Measures how long the present slice has run."""
 
     def __init__(self) -> None:
         self._until = perf_counter() + SLICE_SECONDS

@@ -641,7 +641,7 @@ async def _failure(response: aiohttp.ClientResponse) -> PollError:
 
 
 def _is_scale_set_gone(body: bytes) -> bool:
-    """Whether a 404 is Resource Manager's word that the scale set or its resource group does not exist.
+    """Return whether a 404 comes from Resource Manager and says that the scale set or its resource group does not exist.
 
     A gateway on the way, a subscription that the tenant does not know and a resource type that the cloud does not
     offer answer 404, too, and say nothing about the scale set.

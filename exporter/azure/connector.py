@@ -61,7 +61,7 @@ def _has_unread_bytes(protocol: ResponseHandler) -> bool:
     """Return whether more came on an idle connection than the answers that were read."""
     if protocol.should_close:  # a whole message waits, or what came was no message
         return True
-    parser = protocol._parser  # noqa: SLF001  (nothing public tells of half a head)
+    parser = protocol._parser  # noqa: SLF001  (no public attribute shows half a head)
     if parser is None:
         return False  # a new connection, on which TLS may have messages of its own to send
     try:

@@ -147,7 +147,7 @@ def identity(config: CredentialConfig, cloud: Cloud, secret: str, answers: Answe
         logging.getLogger(chatty).setLevel(logging.ERROR)  # who asks for a token logs that there is none
     route: dict[str, Any] = {
         "use_env_settings": False,
-        "retry_total": 0,  # when to sign in again is decided in one place, for all who wait
+        "retry_total": 0,  # when to sign in again is decided in one place, the credential
         "raw_response_hook": answers.note,
         **_by(proxy_for(cloud.authority)),
     }

@@ -2,8 +2,8 @@
 
 An answer is an object, one member of which is the list of all that was asked for. Its entries are decoded one at a
 time, so that neither a large page nor a hostile one keeps the event loop for long: decoding cannot be interrupted, it
-takes up to half a microsecond for each mark of punctuation, and every second byte may be one. Pure; knows nothing of requests, nor of what an entry
-means.
+takes up to half a microsecond for each mark of punctuation, and every second byte may be one. Pure; knows nothing of
+requests, nor of what an entry means.
 """
 
 import codecs
@@ -17,13 +17,13 @@ from typing import NoReturn
 WINDOW = 64 * 1024
 """Bytes that are taken up at a time."""
 MAX_VALUE = 2 * 1024 * 1024
-"""Characters of an entry; the largest real one tells of the errors of 1,000 instances."""
+"""Maximum characters of an entry; the largest real one holds the errors of 1,000 instances."""
 MAX_MARKS = 75_000
-"""Marks of punctuation in an entry that is larger than a window, and what follows in the same window: two for each key."""
+"""Maximum marks of punctuation in an entry that is larger than a window, and what follows in the same window: two for each key."""
 MAX_MEMBERS = 32
-"""Members of a page; Azure's have six at most."""
+"""Maximum members of a page; Azure's have at most six."""
 MAX_DIGITS = 20
-"""Of a whole number. Python needs a time that grows with their square, and no count has so many."""
+"""Maximum digits of a whole number: reading takes a time that grows with their square, and no count has so many."""
 
 
 @dataclass(frozen=True, slots=True)
