@@ -65,7 +65,12 @@ class _Queueing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record at once, as what it refers to may change, and write it later."""
-        self.writer.put(self.format(record))
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - a wrong log call, of a library perhaps, must not break its caller
+            values = fields(place=f"{record.pathname}:{record.lineno}", error=repr(error))
+            line = self._line("log line cannot be formatted", logging.ERROR, values)
+        self.writer.put(line)
 
     def close(self) -> None:
         """End the writer's thread; the next ``configure`` calls this."""
@@ -73,10 +78,15 @@ class _Queueing(logging.Handler):
         super().close()
 
     def _report(self, lines: int) -> str:
-        values: dict[str, object] = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-        return self.format(
-            logging.makeLogRecord({**values, "msg": "log lines dropped", **fields(lines=lines)})
-        )
+        return self._line("log lines dropped", logging.WARNING, fields(lines=lines))
+
+    def _line(self, message: str, level: int, values: dict[str, dict[str, object]]) -> str:
+        about: dict[str, object] = {
+            "name": __name__,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+        }
+        return self.format(logging.makeLogRecord({**about, "msg": message, **values}))
 
 
 def _handlers() -> list[_Queueing]:

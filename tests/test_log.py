@@ -139,6 +139,19 @@ def test_all_logging_goes_to_standard_error(
         ]
 
 
+def test_a_log_call_that_cannot_be_formatted_breaks_nothing_and_is_logged(
+    restored: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", "json")
+    logging.getLogger("some.library").warning("%d of %d", "one")  # noqa: PLE1206 - that is the case
+    flush(60)
+    (line,) = capfd.readouterr().err.splitlines()
+    logged = json.loads(line)
+    assert (logged["level"], logged["msg"]) == ("error", "log line cannot be formatted")
+    assert logged["error"] == "TypeError('%d format: a real number is required, not str')"
+    assert re.search(r"test_log\.py:[0-9]+$", logged["place"])
+
+
 @pytest.mark.parametrize(
     ("level", "shown"),
     [
