@@ -117,7 +117,7 @@ class Connections:
         """Count a connection; return whether there is a place for it."""
         full = len(self) >= self.limits.connections
         if full and not self._full:
-            log.warning("as many connections as may be, idle ones are closed", extra=fields(open=len(self)))
+            log.warning("no connection left, closing idle ones", extra=fields(open=len(self)))
         self._full = full or (self._full and len(self) > self.limits.connections // 2)
         self._held[connection.network] += 1
         if full:

@@ -117,7 +117,8 @@ class Telemetry:
         self.credential_failures = counter("credential_failures", "Failures to get a token.")
         self.journal_failures = counter("journal_failures", "Failures to read or write the journal.")
         self.log_lines_dropped = counter(
-            "log_lines_dropped", "Log lines that were not written because nothing read standard error."
+            "log_lines_dropped",
+            "Log lines dropped because standard error was not read or could not be written.",
         )
         self.unrecognised_values = counter(
             "unrecognised_values", "Absurd fields of good answers, counted as absent.", "field"
