@@ -42,12 +42,17 @@ class UpgradeState(Enum):
     @property
     def active(self) -> bool:
         """Whether Azure is at work on the instances."""
-        return self in {UpgradeState.ROLLING_FORWARD, UpgradeState.ROLLING_BACK}
+        return self in _ACTIVE
 
     @property
     def finished(self) -> bool:
         """Whether the upgrade has come to an end, good or bad."""
-        return self in {UpgradeState.COMPLETED, UpgradeState.CANCELLED, UpgradeState.FAULTED}
+        return self in _FINISHED
+
+
+# Sets made once: each poll asks several times.
+_ACTIVE = frozenset({UpgradeState.ROLLING_FORWARD, UpgradeState.ROLLING_BACK})
+_FINISHED = frozenset({UpgradeState.COMPLETED, UpgradeState.CANCELLED, UpgradeState.FAULTED})
 
 
 @dataclass(frozen=True, slots=True)
