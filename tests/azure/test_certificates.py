@@ -9,7 +9,7 @@ import aiohttp.connector
 import pytest
 from aiohttp import web
 
-from exporter.azure.client import Client
+from exporter.azure.client import CLIENT_REQUEST_ID, Client
 from exporter.azure.clouds import CLOUDS
 from exporter.azure.credential import Credential
 from exporter.config import ManagedIdentity
@@ -52,7 +52,7 @@ async def test_an_authority_that_is_older_than_python_3_13_demands_is_accepted(
     context.load_verify_locations(cadata=authority.pem)
     async with (
         serving_https(answer, authority) as port,
-        client.session.get(f"https://localhost:{port}") as said,
+        client.session.get(f"https://localhost:{port}", headers={CLIENT_REQUEST_ID: "one"}) as said,
     ):
         assert said.status == 200
 
