@@ -191,6 +191,7 @@ POSSIBLE = {
     ("azure_vmss_os_upgrade_state", "state"): {state.value for state in UpgradeState},
     ("azure_vmss_os_upgrade_history_upgrades", "state"): {state.value for state in UpgradeState},
     ("azure_vmss_os_upgrade_poll_error", "reason"): {reason.value for reason in Reason},
+    ("azure_vmss_os_upgrade_instances", "state"): {"successful", "failed", "in_progress", "pending"},
     ("azure_vmss_os_upgrade_rolled_back_instances", "result"): {"successful", "failed"},
 }
 
