@@ -43,6 +43,7 @@ SEVERITIES = {
     "AzureVmssExporterDiscoveryFailing": "warning",
     "AzureVmssExporterNothingPolled": "warning",
     "AzureVmssExporterJournalFailing": "warning",
+    "AzureVmssExporterLogLinesDropped": "warning",
     "AzureVmssExporterUnrecognisedValues": "warning",
     "AzureVmssExporterReloadFailed": "warning",
     "AzureVmssExporterShardMismatch": "warning",
