@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
-from secrets import token_hex
 from time import perf_counter, time
 from urllib.parse import quote
+from uuid import uuid4
 
 import aiohttp
 import stamina
@@ -425,7 +425,7 @@ class _Call:
             await self._take_turn(self._turns)
         telemetry = self._client.telemetry
         status = "error"
-        client_request_id = self._client_request_id = _new_id()
+        client_request_id = self._client_request_id = str(uuid4())
         started = perf_counter()
         try:
             async with self._client.session.request(
@@ -501,12 +501,6 @@ class _Call:
         if url is None:
             raise _malformed(f"nextLink leads elsewhere: {one_line(str(link))}", page)
         return _Ask(url)
-
-
-def _new_id() -> str:
-    """Return a random id in the form of a UUID, at half the cost of ``uuid4``: each request needs one."""
-    digits = token_hex(16)
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _headers(token: str, ask: _Ask, client_request_id: str) -> dict[str, str]:
