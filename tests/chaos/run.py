@@ -3,7 +3,7 @@
 In a round the weather between the exporter and Azure changes, and that between the exporter and the identity endpoint.
 Scale sets come and go, permissions and tokens are taken away and given back, configurations come in, good and bad,
 certificates are renewed, the wall clock steps, the journal's file is damaged, and Prometheus scrapes all the while, over
-TLS and with a password. Then it is calm: what is shown must become what Azure knows, and the process must
+TLS and with a password. After a round one thing stays wrong until the alert about it fires. Then it is calm: what is shown must become what Azure knows, and the process must
 hold no more than after the first rounds. Azure's clock stands still in each calm at the same moment, so that what the
 exporter knows is the same to the byte; only its journal has seen more.
 """
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from signal import SIGHUP, SIGTERM, SIGUSR1
@@ -29,9 +30,10 @@ import aiohttp
 import bcrypt
 
 from exporter.simulator import server
-from exporter.simulator.fleet import Fleet, ScaleSet
+from exporter.simulator.fleet import Fleet, ScaleSet, State
 from exporter.simulator.server import Simulator, running
 from tests.certificates import Authority
+from tests.chaos.alerts import Alerts, alerting, write_rules
 from tests.chaos.proxy import CALM, CHAOS, DARK, IDENTITY_FAULTS, Proxy, Trap, listening, proxied
 from tests.e2e.test_end_to_end import FORMATS, OF_POLLS, Samples, about_scale_sets, samples_of, truth
 from tests.processes import Exporter, exporter, set_clock, steppable_clock
@@ -156,6 +158,7 @@ class World:
     """The moment at which Azure's clock stands in a calm."""
     running_since: float | None = None
     daemon: Exporter = field(init=False)
+    alerts: Alerts = field(init=False)
     scraping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Who has it keeps scrapes waiting."""
     counted: Samples = field(default_factory=dict)
@@ -467,17 +470,74 @@ def _malformed(body: str, in_format: str) -> list[str]:
     return found + [f"a scrape has a series twice: {series}" for series, number in twice if number > 1]
 
 
+# --- Afflictions, of which each has an alert
+
+
+async def _hide(world: World) -> None:
+    world.simulator.hidden = set(world.fleet.subscriptions)
+
+
+async def _fail_sign_in(world: World) -> None:
+    world.identity.weather = DARK
+    world.identity.hang_up()
+    world.simulator.revoke_tokens()
+
+
+async def _replace_journal(world: World) -> None:
+    beside = world.journal.with_suffix(".text")
+    beside.write_text("This is not a journal.\n" * 100)
+    beside.rename(world.journal)
+    world.counted = {}
+
+
+async def _spoil_configuration(world: World) -> None:
+    world.write(WRONG_FILES[0])
+    world.daemon.process.send_signal(SIGHUP)
+
+
+async def _remove_scale_sets(world: World) -> None:
+    world.simulator.gone = {each.resource_id.lower() for each in world.parts[0][:3]}
+
+
+AFFLICTIONS: dict[str, Callable[[World], Awaitable[None]]] = {
+    "AzureVmssExporterSubscriptionFailing": _hide,
+    "AzureVmssExporterCredentialFailing": _fail_sign_in,
+    "AzureVmssExporterJournalFailing": _replace_journal,
+    "AzureVmssExporterReloadFailed": _spoil_configuration,
+    "AzureVmssExporterPollFailing": _remove_scale_sets,
+}
+"""By the alert that must fire while it lasts; a round has one of them, in this order."""
+
+
+async def _afflict(world: World, alert: str) -> None:
+    """Begin in fair weather with one thing wrong, and wait until the alert about it fires."""
+    _clear_up(world)
+    world.write(world.configuration())
+    await _post(world, 200)
+    await AFFLICTIONS[alert](world)
+    if not await world.alerts.fires(alert):
+        world.report.faults.append(f"{alert} did not fire")
+    world.report.done[alert] += 1
+    if alert == "AzureVmssExporterJournalFailing":
+        world.journal.unlink(missing_ok=True)
+
+
+def _clear_up(world: World) -> None:
+    """Let the weather be fair, the clock right, and everything there that belongs to the world."""
+    world.proxy.weather = world.identity.weather = CALM
+    world.step_clock(0.0)
+    for aside in world.journal.parent.glob("*.corrupt-*"):  # the exporter keeps ten
+        aside.unlink()
+    world.simulator.gone, world.simulator.hidden = set(), set()
+
+
 # --- Calm
 
 
 async def _calm(world: World) -> None:
     """Let everything be well again; see that what is shown becomes true, and what the process then holds."""
-    world.proxy.weather = world.identity.weather = CALM
-    world.step_clock(0.0)
-    for aside in world.journal.parent.glob("*.corrupt-*"):  # the exporter keeps ten
-        aside.unlink()
+    _clear_up(world)
     world.running_since = None
-    world.simulator.gone, world.simulator.hidden = set(), set()
     world.write(world.configuration())
     await _post(world, 200)
     started, since = monotonic(), time()
@@ -490,6 +550,7 @@ async def _calm(world: World) -> None:
         await asyncio.sleep(0.2)
     else:
         world.report.faults += _differences(comparable(samples), wanted) + stale(samples, since)[:5]
+    world.report.faults += await world.alerts.faults(_states(world), TRUTH_SECONDS)
     world.report.faults += fallen(samples, world.counted)
     world.counted = {key: value for key, value in samples.items() if key[0] == COUNTED}
     if not any(world.counted.values()):
@@ -504,6 +565,15 @@ async def _calm(world: World) -> None:
         world.report.calms.append(await _figures(world.daemon))
     world.report.requests.append(world.proxy.requests)
     world.report.until_true.append(took)
+
+
+def _states(world: World) -> dict[str, State]:
+    histories = {each.name.lower(): world.fleet.history(each, world.still) for each in world.fleet.scale_sets}
+    return {
+        name: max(history, key=lambda upgrade: upgrade.start).state
+        for name, history in histories.items()
+        if history
+    }
 
 
 def _differences(shown: Samples, wanted: Samples) -> list[str]:
@@ -536,6 +606,7 @@ def _generous(limit: server.Limit) -> server.Limit:
 @asynccontextmanager
 async def _world(report: Report, folder: Path) -> AsyncIterator[World]:
     random = Random(report.seed)
+    rules = write_rules(folder / "prometheus")  # before anything waits for this process
     still = time()
     fleet = Fleet(epoch=still - 60, subscriptions=3, scale_sets=SCALE_SETS, seed=report.seed, speed=SPEED)
     simulator = Simulator(fleet, page_size=2)
@@ -583,6 +654,9 @@ async def _world(report: Report, folder: Path) -> AsyncIterator[World]:
         async with asyncio.timeout(READY_SECONDS):
             while (await world.get("/-/ready"))[0] != 200:
                 await asyncio.sleep(0.05)
+        world.alerts = await stack.enter_async_context(
+            alerting(rules, world.daemon.url, folder / "ca.crt", USER, PASSWORD)
+        )
         yield world
         report.befell = proxy.drawn + identity.drawn
         report.faults += [f"somebody came to where nobody must: {visit[:80]}" for visit in trap.visits]
@@ -597,10 +671,11 @@ async def chaos(seed: int, rounds: int, seconds: float, scrape_limit: float = SC
                 asyncio.create_task(_scrape(world, scrape_limit, in_format, encoding))
                 for in_format, encoding in (("text", "identity"), ("text", "gzip"), ("openmetrics", "gzip"))
             ]
-            for _ in range(rounds):
+            for _, alert in zip(range(rounds), cycle(AFFLICTIONS), strict=False):
                 world.running_since = monotonic()
                 until = monotonic() + seconds
                 await asyncio.gather(world.proxy.change(seconds), _trouble(world, until))
+                await _afflict(world, alert)
                 await _calm(world)
             for scraper in scrapers:
                 scraper.cancel()

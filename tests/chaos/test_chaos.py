@@ -5,6 +5,7 @@ from time import time
 
 import pytest
 
+from tests.chaos.alerts import hurried
 from tests.chaos.run import (
     BLOCKS_KEPT,
     BYTES_KEPT,
@@ -35,7 +36,7 @@ CALM = Figures(
 
 
 async def test_after_bad_times_all_that_is_shown_is_true_and_nothing_has_leaked():
-    report = await chaos(seed=7, rounds=4, seconds=4.0, scrape_limit=SCRAPE_LIMIT_SECONDS)
+    report = await chaos(seed=7, rounds=3, seconds=4.0, scrape_limit=SCRAPE_LIMIT_SECONDS)
     assert not report.faults, report
     assert len(report.befell) > 20, report
     assert len(report.reasons) > 3, report
@@ -119,4 +120,26 @@ def test_a_count_that_falls_or_goes_is_told():
         0,
         1,
         1,
+    ]
+
+
+def test_rules_are_hurried_in_ranges_offsets_waits_and_seconds():
+    rules = """
+    groups:
+      - name: a
+        rules:
+          - alert: A
+            expr: sum_over_time((x > 3 * 86400)[30m:1m]) > 3600 and y offset 1h > 15 or rate(z[5m]) < 0.1
+            for: 15m
+            keep_firing_for: 1h
+    """
+    (group,) = hurried(rules)["groups"]
+    assert group["interval"] == "500ms"
+    assert group["rules"] == [
+        {
+            "alert": "A",
+            "expr": "sum_over_time((x > 3 * 720)[15000ms:500ms]) > 30 and y offset 30000ms > 15 or rate(z[2500ms]) < 0.1",
+            "for": "7500ms",
+            "keep_firing_for": "30000ms",
+        }
     ]
