@@ -3,9 +3,9 @@
 In a round the weather between the exporter and Azure changes, and that between the exporter and the identity endpoint.
 Scale sets come and go, permissions and tokens are taken away and given back, configurations come in, good and bad,
 certificates are renewed, the wall clock steps, the journal's file is damaged, and Prometheus scrapes all the while, over
-TLS and with a password. After a round one thing stays wrong until the alert about it fires. Then it is calm: what is shown must become what Azure knows, and the process must
-hold no more than after the first rounds. Azure's clock stands still in each calm at the same moment, so that what the
-exporter knows is the same to the byte; only its journal has seen more.
+TLS and with a password. After it, one thing stays wrong until the alert about it fires. Then it is calm: what is shown
+must become what Azure knows, and the process must hold no more than after the first rounds. Azure's clock stands still in
+each calm at the same moment, so that what the exporter knows is the same to the byte; only its journal has seen more.
 """
 
 import asyncio
