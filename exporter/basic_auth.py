@@ -106,7 +106,7 @@ class Users:
             return True
         hashed = self._hashes.get(name, _decoy(self._dearest))
         async with self._queues[_cost(hashed)].turn():
-            if self._is_known(name, digest):  # by now: somebody else asked the same
+            if self._is_known(name, digest):  # another request has asked the same meanwhile
                 return True
             if await _in_thread(self._check, name, password, hashed):
                 self._found_good[name] = digest

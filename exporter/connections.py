@@ -4,7 +4,7 @@ Theory of operation. A connection is in one of three states, and each has its en
 request, TLS handshake included: bytes that trickle in do not make that longer. It is being answered: by a deadline
 for all of it, and earlier if a reader takes nothing, for what is written and not read is held in memory, be it only
 as the version of the exposition that it is part of. Between requests it holds nothing but its place, and the server
-within closes it after a while. Whoever fails in any of this is cut off, without a word: there is nobody to say it to.
+within closes it after a while. A client that fails in any of this is cut off without an answer.
 
 Places are shared out by network: an IPv4 address, or the /64 of an IPv6 address, as one client has all of that. Where
 no place is free, the network that holds most gives one up, the newcomer counted: of its connections one that waits for
@@ -40,7 +40,7 @@ def affordable_connections(descriptors: int | None, polls: int) -> int:
     """Return how many connections a process may hold that may open so many file descriptors (``None``: any number).
 
     ``polls`` is the number of connections to Azure at a time. A quarter of the descriptors is for connections in any
-    case, as a process that nobody can scrape is of no use.
+    case, as a process that cannot be scraped is of no use.
     """
     if descriptors is None:
         return MOST_CONNECTIONS

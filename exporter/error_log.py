@@ -1,4 +1,4 @@
-"""Log errors that nobody expected, without flooding the log: one line per kind of error and minute.
+"""Log unexpected errors, without flooding the log: one line per kind of error and minute.
 
 The first line of a kind has the traceback; the lines after it have the number of errors since the line before. A kind
 that does not occur for a minute is forgotten. Knows nothing of where the errors come from.

@@ -84,7 +84,7 @@ class Listener:
             except OSError as error:
                 if (
                     number
-                ):  # there may be nobody else: Linux looks for a descriptor before it looks for a client
+                ):  # no client may be waiting: Linux looks for a descriptor before it looks for a client
                     return
                 self._errors.report("connection not accepted, trying again", error, traceback=False)
                 self._make_room()

@@ -1,7 +1,7 @@
 """Log lines as Prometheus' exporters write them: logfmt, or JSON, on standard error.
 
 A message is a constant; what varies is given as ``extra=fields(...)`` and becomes key and value. No line shows a
-secret that this process remembers, whoever logs it, not even in a traceback.
+secret that this process remembers, not even in a traceback.
 """
 
 import json

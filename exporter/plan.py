@@ -172,7 +172,7 @@ class Plan:
                 self._enqueue(key, target, _next(target.phase, turns, now))
 
     def take(self, now: float, at_most: int = sys.maxsize) -> Turn:
-        """Return whom to poll now, no more than ``at_most``; each must come back through ``finished``.
+        """Return the scale sets to poll now, no more than ``at_most``; each must come back through ``finished``.
 
         Those that are due beyond that keep their places.
         """

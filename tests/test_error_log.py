@@ -1,4 +1,4 @@
-"""Errors that nobody expected: one line per kind and minute."""
+"""Unexpected errors: one line per kind and minute."""
 
 import asyncio
 import logging

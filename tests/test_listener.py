@@ -65,7 +65,7 @@ async def test_a_name_that_nobody_knows_is_named():
 
 
 def test_an_address_in_use_is_an_error_although_others_could_be_bound():
-    """Whoever listens on 127.0.0.1 would get the requests that are meant for us."""
+    """The program that listens on 127.0.0.1 would get the requests that are meant for us."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         candidates = [(family, (host, port, *rest)) for family, (host, _, *rest) in (LOOPBACK_6, LOOPBACK)]
@@ -157,7 +157,7 @@ def no_descriptor_left() -> Iterator[list[int]]:
 async def test_where_no_descriptor_is_left_room_is_made_and_one_line_is_logged(
     caplog: pytest.LogCaptureFixture,
 ):
-    """asyncio reports every attempt, and accepts nobody for a second: https://github.com/python/cpython/issues/151615."""
+    """asyncio reports every attempt, and accepts no client for a second: https://github.com/python/cpython/issues/151615."""
     asked = 0
 
     def make_room() -> None:

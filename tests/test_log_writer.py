@@ -1,4 +1,4 @@
-"""The log's writer, on real pipes: nobody waits for their reader, and what is dropped is counted."""
+"""The log's writer, on real pipes: no caller waits for their reader, and what is dropped is counted."""
 
 import os
 import re

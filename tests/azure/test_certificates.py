@@ -47,7 +47,7 @@ async def test_an_authority_that_is_older_than_python_3_13_demands_is_accepted(
     context: ssl.SSLContext, client: Client
 ):
     """``Missing Authority Key Identifier``, behind a TLS-inspecting proxy: python/cpython#138193, urllib3/urllib3#3571."""
-    name = f"old {uuid4()}"  # another each time, as the context keeps whom it trusts
+    name = f"old {uuid4()}"  # another each time, as the context keeps the authorities that it trusts
     authority = Authority(name, old=True)
     context.load_verify_locations(cadata=authority.pem)
     async with (

@@ -720,7 +720,7 @@ class Absent:
 async def test_only_an_identity_endpoint_that_is_known_to_exist_can_be_out_of_reach(
     place: Place, worked_before: bool, variable: str, members: tuple[object, ...], kind: type[PollError]
 ) -> None:
-    """Every machine may ask the default address of managed identities, and most have nobody there."""
+    """Every machine may ask the default address of managed identities, and most have no endpoint there."""
     if variable:
         place.monkeypatch.setenv(variable, "http://127.0.0.1:1")
     chain = identity.Chain(Members(*members), identity.Answers(worked_before))

@@ -52,7 +52,7 @@ SEVERITIES = {
 HELD = {alert for alert in SEVERITIES if alert.startswith("AzureVmssOsUpgrade")} - {
     "AzureVmssOsUpgradeImageFaulted"
 }
-"""Alerts about one scale set that stay while nobody can read it."""
+"""Alerts about one scale set that stay while it cannot be read."""
 ABOUT_ONE_SCALE_SET = HELD | {"AzureVmssExporterPollFailing", "AzureVmssExporterDataStale"}
 ABOUT_MANY_SCALE_SETS = {
     "AzureVmssOsUpgradeImageFaulted",
@@ -220,7 +220,7 @@ def test_no_family_that_is_there_is_still_to_come():
 
 
 def test_what_rules_ask_of_other_rules_is_recorded_and_what_alerts_record_is_asked():
-    """``alerts.yml`` stands alone: whoever loads it alone must not miss anything."""
+    """``alerts.yml`` stands alone: nothing else must be loaded with it."""
     in_file = list(rules(FOLDER / "alerts.yml"))
     recorded = {rule["record"] for rule in in_file if "record" in rule}
     assert {name for rule in in_file for name in RECORDED.findall(texts(rule))} == recorded
@@ -245,7 +245,7 @@ FAILURES = re.compile(r"_failures(?:_total)?$|last_(?:\w+_)?success_timestamp_se
 NOT_WATCHED = {
     "vmss_upgrade_exporter_poll_failures_total": "azure_vmss_os_upgrade_up and poll_error say the same of each scale set",
     "vmss_upgrade_exporter_config_last_reload_success_timestamp_seconds": (
-        "config_last_reload_successful is watched; that nobody reloads for years is no fault"
+        "config_last_reload_successful is watched; no reload for years is no fault"
     ),
 }
 """Why no alert asks for them."""

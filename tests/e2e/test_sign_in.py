@@ -18,7 +18,7 @@ from tests.processes import Exporter, exporter
 SECRET = "hunter2 & co"
 ASSERTION = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJwb2QifQ.c2lnbmF0dXJl"
 AUTHORITY = Authority("named by SSL_CERT_FILE", old=True)
-"""Of a kind that Python 3.13 refuses by itself."""
+"""An authority that Python 3.13 refuses by itself."""
 
 
 @dataclass

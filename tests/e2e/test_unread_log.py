@@ -1,4 +1,4 @@
-"""A daemon whose standard error nobody reads: it goes on, counts what it cannot write, and can be ended."""
+"""A daemon whose standard error is not read: it goes on, counts what it cannot write, and can be ended."""
 
 import asyncio
 import os
