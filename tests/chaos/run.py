@@ -43,7 +43,7 @@ SCALE_SETS = 48
 SPEED = 600.0
 SCRAPE_LIMIT_SECONDS = 1.0
 """By the clock on the wall: on a machine that is busy with something else a scrape may take longer."""
-SCRAPE_TIMEOUT_SECONDS = 10.0
+SCRAPE_TIMEOUT_SECONDS = 30.0
 READY_SECONDS = 20.0
 SCRAPE_PAUSE_SECONDS = 0.25
 TRUTH_SECONDS = 40.0
