@@ -73,14 +73,13 @@ async def test_it_answers_and_drops_lines_and_says_how_many_when_the_reader_is_b
             assert await is_ready(client)
             assert await dropped_lines(client) > 0
             reading = asyncio.create_task(asyncio.to_thread(log.read))
-            while await dropped_lines(client) == 0:
-                await asyncio.sleep(0.02)
             process.send_signal(SIGTERM)
             assert await process.wait() == 0
             lines = (await reading).splitlines()
     assert sum("configuration not reloaded" in line for line in lines) < 1000 * RELOADS
     assert any(re.search(r'msg="log lines dropped" lines=[1-9]', line) for line in lines)
-    assert lines[-1].endswith("msg=draining")
+    # A poll in flight may still log after it.
+    assert any(line.endswith("msg=draining") for line in lines)
 
 
 async def test_it_ends_though_nobody_reads_its_last_words(tmp_path: Path):
