@@ -472,7 +472,7 @@ class _Http(web.RequestHandler):
 
 
 class Server:
-    """Serves an application on some addresses, to whom the gate lets in. Made inside the event loop."""
+    """Serves an application on some addresses to clients that the gate admits. Made inside the event loop."""
 
     def __init__(self, app: Application, gate: Gate | None = None, limits: Limits | None = None) -> None:
         self.app = app

@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 20.0
 
 
 class Status(test_connections.Status):
-    """What the daemon tells of itself; the past has a defect."""
+    """The daemon's status; reading the past raises an error."""
 
     reloads = 0
 

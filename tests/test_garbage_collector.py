@@ -12,7 +12,7 @@ OLD_OBJECTS = 5000
 
 
 class Node:
-    """An object that may refer to itself, so that only a collection finds it once nobody else does."""
+    """An object that may refer to itself, so that only a collection finds it once nothing else refers to it."""
 
     def __init__(self) -> None:
         self.me: Node | None = None

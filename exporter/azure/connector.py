@@ -4,7 +4,7 @@ A server or a gateway may send bytes that were not asked for: an answer twice, o
 keeps such a connection and takes the bytes for the answer to the next request (aio-libs/aiohttp#13656). Knows nothing
 of what is asked or answered.
 
-What depends on the version of aiohttp (as of 3.14.5): ``ResponseHandler.should_close`` tells of whole
+This depends on the version of aiohttp (as of 3.14.5): ``ResponseHandler.should_close`` tells of whole
 messages, and ``ResponseHandler._parser`` keeps the beginning of one. The tests fail where either changes.
 """
 

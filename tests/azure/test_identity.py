@@ -635,7 +635,7 @@ async def test_an_identity_endpoint_that_hangs_is_a_timeout(place: Place, by: By
 
 
 @pytest.mark.parametrize("by", [*OVER_HTTPS, *OVER_HTTP])
-@pytest.mark.parametrize("host", [None, "nowhere.invalid"], ids=["nobody listens", "no such host"])
+@pytest.mark.parametrize("host", [None, "nowhere.invalid"], ids=["no listener", "no such host"])
 async def test_an_identity_endpoint_out_of_reach_is_unreachable(
     place: Place, by: By, host: str | None
 ) -> None:
